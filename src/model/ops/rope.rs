@@ -15,25 +15,19 @@ pub struct RopeTable {
     half: usize,
     cos: Arc<[f32]>,
     sin: Arc<[f32]>,
-    device: Option<(Tensor, Tensor)>,
+    device: (Tensor, Tensor),
 }
 
 impl RopeTable {
-    /// `inverse_frequencies`: one for each pair of columns, in radians a position. `scale` multiplies
-    /// cosines and sines (1 unless a scaling rule says otherwise).
-    pub fn new(
-        inverse_frequencies: &[f32],
-        max_positions: usize,
-        scale: f32,
-        device: &Device,
-    ) -> Result<Self> {
+    /// `inverse_frequencies`: one for each pair of columns, in radians a position.
+    pub fn new(inverse_frequencies: &[f32], max_positions: usize, device: &Device) -> Result<Self> {
         let half = inverse_frequencies.len();
         let angles = (0..max_positions)
             .flat_map(|position| inverse_frequencies.iter().map(move |f| position as f32 * f));
         let (cos, sin): (Vec<f32>, Vec<f32>) =
-            angles.map(|angle| (angle.cos() * scale, angle.sin() * scale)).unzip();
+            angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         let tensor = |values: &[f32]| Tensor::from_slice(values, (max_positions, half), device);
-        let device = Some((tensor(&cos)?, tensor(&sin)?));
+        let device = (tensor(&cos)?, tensor(&sin)?);
         Ok(Self { half, cos: cos.into(), sin: sin.into(), device })
     }
 
@@ -53,9 +47,12 @@ pub fn rope(x: &Tensor, positions: &RowIndex, table: &RopeTable, kernels: Kernel
     if let Some(position) = positions.host().iter().find(|p| **p as usize >= table.max_positions()) {
         bail!("position {position} is beyond the {} of the base", table.max_positions());
     }
-    match (kernels, &table.device) {
-        (Kernels::Composed, Some((cos, sin))) => composed(x, positions, (cos, sin), head_dim),
-        _ => {
+    match kernels {
+        Kernels::Composed => {
+            let (cos, sin) = &table.device;
+            composed(x, positions, (cos, sin), head_dim)
+        }
+        Kernels::Fused => {
             let op = Rope { table: table.clone(), positions: positions.host().clone(), sign: 1.0 };
             x.contiguous()?.apply_op1(op)
         }
