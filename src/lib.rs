@@ -1,0 +1,3 @@
+//! One frozen medical vision-language model, thousands of LayerNorm adapters.
+
+pub mod preprocess;
