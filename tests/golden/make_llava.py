@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+from transformers import (
+    AutoProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig)
 from transformers.utils import logging
 
 import tiny_llava as tiny
@@ -63,8 +64,8 @@ CASES = {
         image_options=dict(CLIP_32, size={"shortest_edge": 36}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         prompts=("one_image", "two_turns"), without=("sliding_window", None)),
     "sharded": Case(
-        "Llama in several shards with an index; the class token stays (`full`)",
-        llava={"vision_feature_select_strategy": "full"}, max_shard_size="64KB"),
+        "Llama in several shards with an index, float16; the class token stays (`full`)",
+        llava={"vision_feature_select_strategy": "full"}, dtype=torch.float16, max_shard_size="32KB"),
     "bf16": Case("Llama saved in bfloat16; the reference computes in float32 from those values", dtype=torch.bfloat16),
     "rope_linear": Case(
         "Linear rope scaling in the older keys (`rope_theta`, `rope_scaling` with `type`), layout A, last tower layer",
@@ -78,8 +79,9 @@ CASES = {
             "original_max_position_embeddings": 64, "rope_theta": 500.0}},
         dtype=torch.float16, without=("rope_parameters", {"rope_type": "default", "rope_theta": 500.0})),
     "biases": Case(
-        "Biases in attention and MLP; two tower layers side by side (`vision_feature_layer: [-2, -1]`)",
-        text={"attention_bias": True, "mlp_bias": True}, llava={"vision_feature_layer": [-2, -1]}),
+        "Biases in attention and MLP; two tower layers side by side (`vision_feature_layer: [-2, -1]`); bfloat16",
+        text={"attention_bias": True, "mlp_bias": True}, llava={"vision_feature_layer": [-2, -1]},
+        dtype=torch.bfloat16),
 }
 ALSO = {"llama_b": "B", "llama_c": "C", "llama_d": "D"}  # llama_a's weights in the other layouts
 
@@ -96,8 +98,7 @@ PROMPTS = {  # name: (messages, image files in order)
     "one_image": ([user("Is the heart enlarged?", "wide")], ["wide.png"]),
     "text_only": ([says("system", "You read images."), user("What is a lesion?")], []),
     "two_images": ([user("Which one is clear?", "tall", "square")], ["tall.png", "square.png"]),
-    "two_turns": ([user("Is the lung clear?", "tall"), says("assistant", "Yes, it is."), user("And the heart — 5 µm?")],
-                  ["tall.png"]),
+    "two_turns": ([user("Clear?", "tall"), says("assistant", "No."), user("Why — 5 µm?")], ["tall.png"]),
     "ragged_0": ([user("Which side?", "square")], ["square.png"]),
     "ragged_1": ([user("Hi")], []),
     "ragged_2": ([user("Describe the findings on the left side of the chest.", "wide")], ["wide.png"]),
@@ -245,6 +246,19 @@ def check_matters(case, folder, model, record, tensors):
     assert (logits - tensors[f"{record['name']}.logits"]).abs().max() > 0.05, f"{key} does not matter"
 
 
+def check_folder(folder, record):
+    """The folder as a user opens it gives the same prompt and ids, also in one call of `apply_chat_template`."""
+    processor = AutoProcessor.from_pretrained(folder)
+    images = [tiny.open_image(f) for f in record["images"]]
+    prompt, ids, _ = encode(processor, record["messages"], images)
+    assert (prompt, ids) == (record["prompt"], record["input_ids"])
+    messages, waiting = copy.deepcopy(record["messages"]), iter(images)
+    for part in (part for message in messages for part in message["content"] if part["type"] == "image"):
+        part["image"] = next(waiting)
+    whole = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert whole["input_ids"][0] == ids
+
+
 def make_case(name):
     case = CASES[name]
     for seed in range(1000):
@@ -266,6 +280,8 @@ def make_case(name):
                 tensors["one_image.hidden_states"] = torch.cat(hidden)
             if case.without:
                 check_matters(case, folder, model, records[0], tensors)
+            for record in records:
+                check_folder(folder, record)
             shutil.rmtree(OUT / name, ignore_errors=True)
             shutil.copytree(folder, OUT / name)
         break
@@ -279,7 +295,8 @@ def make_case(name):
 
 
 def copy_layouts():
-    """llama_a's weights as B, C and D; transformers must read B and C to the same logits, D must rename back."""
+    """llama_a's weights as B, C and D; C must be what 5.23 saves, and transformers must read B and C to the same
+    logits (it refuses D)."""
     source = load_file(OUT / "llama_a" / "model.safetensors")
     reference = json.loads((OUT / "llama_a.json").read_text())
     tensors = load_file(OUT / "llama_a.safetensors")
@@ -305,6 +322,7 @@ def copy_layouts():
             (folder / "chat_template.jinja").unlink()
         model = load(folder)
         first = reference["prompts"][0]
+        check_folder(folder, first)
         logits = forward(model, first["input_ids"], tensors["wide.pixel_values"][None]).logits[0]
         assert torch.equal(logits, tensors["one_image.logits"]), "the layouts disagree"
         tiny.write_json(OUT / f"{name}.json", header(
