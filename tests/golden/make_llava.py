@@ -173,7 +173,8 @@ def run_prompts(model, processor, names, images_of=tiny.open_image):
             for at, file in enumerate(files):
                 tensors[f"{Path(file).stem}.pixel_values"] = pixels[at]
                 tensors[f"{Path(file).stem}.image_features"] = features[at]
-            assert (logits - forward(model, ids, pixels.flip(-1)).logits[0]).abs().max() > 0.1, "the picture does not matter"
+            mirrored = forward(model, ids, pixels.flip(-1)).logits[0]
+            assert (logits - mirrored).abs().max() > 0.1, "the picture does not matter"
         tensors[f"{name}.logits"] = logits
         records.append({
             "name": name, "messages": messages, "images": files, "prompt": prompt, "input_ids": ids, "greedy": tokens,
@@ -330,8 +331,8 @@ def copy_layouts():
 
 
 def write_original(folder, seed, processor):
-    """The folder of the original LLaVA code (layout D) with its own flat configuration, and the tower's configuration in
-    `llama_d_vision`. The rows of prompts that this form renders differently get references of their own."""
+    """The folder of the original LLaVA code (layout D) with its own flat configuration, and the tower's configuration
+    in `llama_d_vision`. This form renders prompts and pictures differently, so it has references of its own too."""
     hf = json.loads((folder / "config.json").read_text())
     text, vision = hf["text_config"], hf["vision_config"]
     for path in folder.iterdir():
