@@ -68,9 +68,10 @@ CASES = {
         llava={"vision_feature_select_strategy": "full"}, dtype=torch.float16, max_shard_size="32KB"),
     "bf16": Case("Llama saved in bfloat16; the reference computes in float32 from those values", dtype=torch.bfloat16),
     "rope_linear": Case(
-        "Linear rope scaling in the older keys (`rope_theta`, `rope_scaling` with `type`), layout A, last tower layer",
+        "Linear rope scaling in the older keys (`rope_theta`, `rope_scaling` with `type`), layout A, last tower layer; "
+        "float16, as llava-hf folders are",
         text={"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0}},
-        llava={"vision_feature_layer": -1}, layout="A",
+        llava={"vision_feature_layer": -1}, layout="A", dtype=torch.float16,
         without=("rope_parameters", {"rope_type": "default", "rope_theta": 500.0})),
     "rope_llama3": Case(
         "Llama 3 rope scaling as 5.23 writes it (`rope_parameters`); saved in float16",
