@@ -70,7 +70,7 @@ impl Decoder {
         let table = [config.vocab_size, hidden];
         let embed_tokens = parameters.tensor(&format!("{embedding}.weight"), &table)?;
         let lm_head = if config.tie_word_embeddings {
-            Linear::from_weight(parameters.weight(&embedding, &table, false)?)
+            Linear::shared(parameters, &embedding, &embed_tokens)?
         } else {
             Linear::new(parameters, HEAD, &table, false)?
         };
