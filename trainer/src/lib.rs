@@ -1,0 +1,3 @@
+//! The trainer: pre-trains the phantom base, tunes adapters, evaluates them.
+
+pub mod phantom;
