@@ -8,4 +8,5 @@
 pub mod batch;
 pub mod learner;
 pub mod optimizer;
+pub mod phantom;
 pub mod variables;

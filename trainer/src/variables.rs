@@ -89,13 +89,12 @@ impl Parameters for Variables<'_> {
         Ok(self.var(name, shape)?.as_tensor().clone())
     }
 
-    fn weight(
+    fn linear(
         &self,
-        name: &str,
-        shape: &[usize],
-        bias: bool,
+        _name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
     ) -> std::result::Result<Weight, ParameterError> {
-        let (weight, bias) = self.weight_tensors(name, shape, bias)?;
         Ok(Weight::Trainable { weight, bias })
     }
 }
