@@ -226,7 +226,9 @@ mod tests {
 
     const BASE: [f32; 6] = [1.0, 1.0, 0.0, 0.0, 1.5, 1.5];
 
-    fn stored(sites: &[(&str, [f32; 2], Option<[f32; 2]>)]) -> StoredValues {
+    type Entry<'a> = (&'a str, [f32; 2], Option<[f32; 2]>);
+
+    fn stored(sites: &[Entry]) -> StoredValues {
         sites
             .iter()
             .map(|&(name, weight, bias)| {
@@ -254,7 +256,8 @@ mod tests {
     #[test]
     fn the_site_set_is_exact() {
         let (v, l) = (("v", [2.0, 2.0], Some([0.5, 0.5])), ("l", [0.0, 0.0], None));
-        let fill = |scope, sites: &[_]| AdapterValues::fill(&table(), &BASE, scope, &stored(sites));
+        let fill =
+            |scope, sites: &[Entry]| AdapterValues::fill(&table(), &BASE, scope, &stored(sites));
         assert!(fill(Scope::All, &[v, l]).is_ok());
         assert!(fill(Scope::Vision, &[v]).is_ok());
         assert_eq!(
