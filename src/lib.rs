@@ -1,5 +1,7 @@
 //! Norma serves one frozen medical vision-language model with many LayerNorm adapters.
 //!
 //! - [`model`]: the frozen base as a computation whose norms read their values from a bank.
+//! - [`preprocess`]: pictures to pixels, messages to prompt tokens, tokens to text.
 
 pub mod model;
+pub mod preprocess;
