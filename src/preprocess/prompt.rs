@@ -1,0 +1,378 @@
+//! Messages to the model's input row.
+//! A conversation and a tokenizer enter; tokens with the places of picture rows leave. It must not
+//! know pixels, or what the model makes of a picture beyond the number of its rows.
+
+use std::path::Path;
+
+use super::llava_med::{self, Piece};
+use super::template::Template;
+use super::tokenizer::{TextTokenizer, TokenizerError};
+
+/// Why messages cannot be a prompt. [`is_request`](Self::is_request) tells a client's mistake from
+/// the base's.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    #[error("`messages` is empty")]
+    NoMessages,
+    #[error("`messages[{message}]` contains the reserved token `{token}`")]
+    Reserved { message: usize, token: String },
+    #[error("the messages' texts, put together, form a reserved token")]
+    ReservedAcross,
+    #[error("`messages[{message}]` must have the role `{want}`")]
+    Role { message: usize, want: &'static str },
+    #[error("the last of `messages` must have the role `user`")]
+    LastRole,
+    #[error("`messages[{message}]` has an image, only a user's message may")]
+    ImagePlace { message: usize },
+    #[error("the messages have {images} images, the chat template has places for {places}")]
+    ImagePlaces { images: usize, places: usize },
+    #[error("the messages have images, but this base has no image token")]
+    NoImageToken,
+    #[error("the chat template refused the messages: {reason}")]
+    Render { reason: String },
+    #[error("cannot read {path}")]
+    Read {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("{path} is not valid JSON")]
+    Json {
+        path: String,
+        source: serde_json::Error,
+    },
+    #[error("the chat template cannot be used: {reason}")]
+    Template { reason: String },
+    #[error(
+        "{folder} has no chat template (chat_template.jinja, chat_template.json, or `chat_template` in tokenizer_config.json)"
+    )]
+    NoTemplate { folder: String },
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+impl PromptError {
+    /// Whether other messages would have been accepted.
+    pub fn is_request(&self) -> bool {
+        match self {
+            Self::NoMessages
+            | Self::Reserved { .. }
+            | Self::ReservedAcross
+            | Self::Role { .. }
+            | Self::LastRole
+            | Self::ImagePlace { .. }
+            | Self::ImagePlaces { .. }
+            | Self::NoImageToken
+            | Self::Render { .. } => true,
+            Self::Read { .. }
+            | Self::Json { .. }
+            | Self::Template { .. }
+            | Self::NoTemplate { .. }
+            | Self::Tokenizer(_) => false,
+        }
+    }
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+impl Role {
+    /// The name that chat templates and clients use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// A part of a message. The pictures themselves travel apart, in the order of these parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentPart {
+    Text(String),
+    Image,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub role: Role,
+    pub content: Vec<ContentPart>,
+}
+
+impl Message {
+    pub fn user(content: Vec<ContentPart>) -> Self {
+        Self {
+            role: Role::User,
+            content,
+        }
+    }
+
+    /// Texts of the message, in order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.content.iter().filter_map(|part| match part {
+            ContentPart::Text(text) => Some(text.as_str()),
+            ContentPart::Image => None,
+        })
+    }
+
+    /// How many pictures the message has.
+    pub fn images(&self) -> usize {
+        self.content
+            .iter()
+            .filter(|part| **part == ContentPart::Image)
+            .count()
+    }
+}
+
+/// One row of the model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptToken {
+    Text(u32),
+    /// Row `patch` of picture `image`, both counted from 0 in the order of the messages.
+    Image {
+        image: u32,
+        patch: u32,
+    },
+}
+
+/// A conversation as the model's input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    pub tokens: Vec<PromptToken>,
+    /// The text that was tokenised, one placeholder a picture.
+    pub text: String,
+}
+
+/// A base's way to write a conversation.
+#[derive(Debug)]
+pub struct ChatPrompt {
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Template(Box<Template>),
+    LlavaMed,
+}
+
+/// A rendered conversation: `None` is the place of a picture.
+struct Row {
+    text: String,
+    tokens: Vec<Option<u32>>,
+}
+
+impl ChatPrompt {
+    /// The chat template of a Hugging Face folder.
+    pub fn from_folder(folder: &Path) -> Result<Self, PromptError> {
+        match Template::from_folder(folder)? {
+            Some(template) => Ok(Self {
+                kind: Kind::Template(Box::new(template)),
+            }),
+            None => Err(PromptError::NoTemplate {
+                folder: folder.display().to_string(),
+            }),
+        }
+    }
+
+    /// A chat template given as its source.
+    pub fn from_template(source: &str) -> Result<Self, PromptError> {
+        Template::new(source).map(|template| Self {
+            kind: Kind::Template(Box::new(template)),
+        })
+    }
+
+    /// The built-in prompt of LLaVA-Med v1.5.
+    pub fn llava_med() -> Self {
+        Self {
+            kind: Kind::LlavaMed,
+        }
+    }
+
+    /// The input row of a conversation that the model is to continue, each picture as
+    /// `tokens_per_image` rows.
+    ///
+    /// No text of a message can become a special token: one that contains such a token's text is
+    /// refused, and so is a conversation whose texts form one where the template joins them.
+    pub fn prepare(
+        &self,
+        tokenizer: &TextTokenizer,
+        messages: &[Message],
+        tokens_per_image: usize,
+    ) -> Result<Prompt, PromptError> {
+        if messages.is_empty() {
+            return Err(PromptError::NoMessages);
+        }
+        self.refuse_reserved(tokenizer, messages)?;
+        let row = self.row(tokenizer, messages)?;
+        let neutral = self.row(tokenizer, &neutral(messages))?;
+        if self.controls(tokenizer, &row) != self.controls(tokenizer, &neutral) {
+            return Err(PromptError::ReservedAcross);
+        }
+        let images = messages.iter().map(Message::images).sum();
+        let places = row.tokens.iter().filter(|token| token.is_none()).count();
+        if images != places {
+            return Err(PromptError::ImagePlaces { images, places });
+        }
+        Ok(Prompt {
+            tokens: expand(&row.tokens, tokens_per_image),
+            text: row.text,
+        })
+    }
+
+    fn row(&self, tokenizer: &TextTokenizer, messages: &[Message]) -> Result<Row, PromptError> {
+        match &self.kind {
+            Kind::Template(template) => template_row(template, tokenizer, messages),
+            Kind::LlavaMed => llava_med_row(tokenizer, messages),
+        }
+    }
+
+    fn refuse_reserved(
+        &self,
+        tokenizer: &TextTokenizer,
+        messages: &[Message],
+    ) -> Result<(), PromptError> {
+        for (index, message) in messages.iter().enumerate() {
+            for text in message.texts() {
+                let token = match &self.kind {
+                    Kind::LlavaMed if text.contains(llava_med::IMAGE) => {
+                        Some(llava_med::IMAGE.to_owned())
+                    }
+                    _ => self.reserved_in(tokenizer, text)?,
+                };
+                if let Some(token) = token {
+                    return Err(PromptError::Reserved {
+                        message: index,
+                        token,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first control token that the tokenizer finds in a text.
+    fn reserved_in(
+        &self,
+        tokenizer: &TextTokenizer,
+        text: &str,
+    ) -> Result<Option<String>, PromptError> {
+        let unknown = tokenizer.special().named.get("unk_token");
+        if let Some(unknown) = unknown.filter(|unknown| text.contains(unknown.as_str())) {
+            return Ok(Some(unknown.clone()));
+        }
+        let ids = tokenizer.encode(text, false)?;
+        let found = ids.into_iter().find(|&id| self.is_control(tokenizer, id));
+        Ok(found.and_then(|id| tokenizer.inner().id_to_token(id)))
+    }
+
+    /// Whether a token steers the model: a special one, the picture's, or an added one that the
+    /// template writes itself. The unknown token is none, since any odd character may become it.
+    fn is_control(&self, tokenizer: &TextTokenizer, id: u32) -> bool {
+        let added = tokenizer
+            .inner()
+            .get_added_vocabulary()
+            .simple_id_to_token(id);
+        let text = added.as_deref();
+        let written = || match &self.kind {
+            Kind::Template(template) => {
+                text.is_some_and(|t| !t.trim().is_empty() && template.source().contains(t))
+            }
+            Kind::LlavaMed => false,
+        };
+        let unknown = tokenizer.special().named.get("unk_token");
+        (text.is_none() || text != unknown.map(String::as_str))
+            && (tokenizer.is_special(id) || tokenizer.image_id() == Some(id) || written())
+    }
+
+    /// The picture places and control tokens of a row, in order.
+    fn controls(&self, tokenizer: &TextTokenizer, row: &Row) -> Vec<Option<u32>> {
+        let tokens = row.tokens.iter().copied();
+        tokens
+            .filter(|token| token.is_none_or(|id| self.is_control(tokenizer, id)))
+            .collect()
+    }
+}
+
+/// As transformers' processor does it: the whole rendered text at once, the tokenizer's own
+/// beginning-of-text token unless the template wrote one. A picture's placeholder is repeated there
+/// in the text, here as a token; no ordinary text stands between, so the tokens are the same.
+fn template_row(
+    template: &Template,
+    tokenizer: &TextTokenizer,
+    messages: &[Message],
+) -> Result<Row, PromptError> {
+    let special = tokenizer.special();
+    if special.image.is_none() && messages.iter().any(|m| m.images() > 0) {
+        return Err(PromptError::NoImageToken);
+    }
+    let text = template.render(messages, special)?;
+    let has_bos = special
+        .named
+        .get("bos_token")
+        .is_some_and(|bos| text.starts_with(bos.as_str()));
+    let image = tokenizer.image_id();
+    let ids = tokenizer.encode(&text, !has_bos)?;
+    let tokens = ids
+        .into_iter()
+        .map(|id| Some(id).filter(|_| Some(id) != image))
+        .collect();
+    Ok(Row { text, tokens })
+}
+
+/// As LLaVA does it: beginning-of-text once, then each text tokenised alone between the pictures.
+fn llava_med_row(tokenizer: &TextTokenizer, messages: &[Message]) -> Result<Row, PromptError> {
+    let named = &tokenizer.special().named;
+    let eos = named.get("eos_token").map_or("</s>", String::as_str);
+    let mut row = Row {
+        text: named.get("bos_token").cloned().unwrap_or_default(),
+        tokens: tokenizer.bos_id().into_iter().map(Some).collect(),
+    };
+    for piece in llava_med::pieces(messages, eos)? {
+        match piece {
+            Piece::Text(text) => {
+                row.tokens
+                    .extend(tokenizer.encode(&text, false)?.into_iter().map(Some));
+                row.text.push_str(&text);
+            }
+            Piece::Image => {
+                row.tokens.push(None);
+                row.text.push_str(llava_med::IMAGE);
+            }
+        }
+    }
+    Ok(row)
+}
+
+/// The same messages with nothing in their texts: what the template itself puts in.
+fn neutral(messages: &[Message]) -> Vec<Message> {
+    let part = |part: &ContentPart| match part {
+        ContentPart::Text(text) if !text.trim().is_empty() => ContentPart::Text("x".into()),
+        same => same.clone(),
+    };
+    let message = |m: &Message| Message {
+        role: m.role,
+        content: m.content.iter().map(part).collect(),
+    };
+    messages.iter().map(message).collect()
+}
+
+fn expand(tokens: &[Option<u32>], tokens_per_image: usize) -> Vec<PromptToken> {
+    let mut out = Vec::with_capacity(tokens.len());
+    let mut image = 0;
+    for token in tokens {
+        match token {
+            Some(id) => out.push(PromptToken::Text(*id)),
+            None => {
+                let rows = 0..tokens_per_image as u32;
+                out.extend(rows.map(|patch| PromptToken::Image { image, patch }));
+                image += 1;
+            }
+        }
+    }
+    out
+}

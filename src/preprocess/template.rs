@@ -1,0 +1,257 @@
+//! Renders a base's own chat template (Jinja) as transformers does.
+//! A template's source and messages enter, one text leaves. It must not know tokens.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+
+use super::prompt::{ContentPart, Message, PromptError};
+use super::tokenizer::SpecialTokens;
+
+const NAME: &str = "chat_template";
+const PROBE: &str = "norma probes the template";
+
+/// How a template reads a message's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// As a list of parts, `{"type": "image"}` and `{"type": "text", "text": …}`.
+    Parts,
+    /// As one string, which is what templates of text-only models expect; the placeholder and a
+    /// line break stand for a picture.
+    Text,
+}
+
+#[derive(Debug)]
+pub(super) struct Template {
+    environment: Environment<'static>,
+    source: String,
+    content: Content,
+}
+
+impl Template {
+    pub fn new(source: &str) -> Result<Self, PromptError> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_filter("tojson", tojson);
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> Result<Value, Error> {
+                Err(Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|e| PromptError::Template {
+                reason: e.to_string(),
+            })?;
+        let mut this = Self {
+            environment,
+            source: source.to_owned(),
+            content: Content::Parts,
+        };
+        if !this.shows_text() {
+            this.content = Content::Text;
+            if !this.shows_text() {
+                // Neither does: let requests tell what the template asks for.
+                this.content = Content::Parts;
+            }
+        }
+        Ok(this)
+    }
+
+    /// The template of a folder: `chat_template.jinja`, else `chat_template.json`, else
+    /// `chat_template` of `tokenizer_config.json`.
+    pub fn from_folder(folder: &Path) -> Result<Option<Self>, PromptError> {
+        if let Some(bytes) = read(&folder.join("chat_template.jinja"))? {
+            let source = String::from_utf8(bytes).map_err(|_| PromptError::Template {
+                reason: "the file is not UTF-8".into(),
+            })?;
+            return Self::new(&source).map(Some);
+        }
+        for name in ["chat_template.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            let Some(bytes) = read(&path)? else { continue };
+            let config: serde_json::Value =
+                serde_json::from_slice(&bytes).map_err(|source| PromptError::Json {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            if let Some(source) = default_source(&config["chat_template"]) {
+                return Self::new(source).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt that the model continues.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        special: &SpecialTokens,
+    ) -> Result<String, PromptError> {
+        let image = special.image.as_ref().map_or("", |(_, text)| text.as_str());
+        let messages: Vec<Value> = messages.iter().map(|m| self.message(m, image)).collect();
+        self.render_values(&messages, special)
+            .map_err(|e| PromptError::Render { reason: reason(&e) })
+    }
+
+    fn render_values(&self, messages: &[Value], special: &SpecialTokens) -> Result<String, Error> {
+        let call = context! { messages, add_generation_prompt => true };
+        let context = context! { ..call, ..Value::from_serialize(&special.named) };
+        self.environment.get_template(NAME)?.render(context)
+    }
+
+    fn message(&self, message: &Message, image: &str) -> Value {
+        let content = match self.content {
+            Content::Parts => message.content.iter().map(part).collect(),
+            Content::Text => {
+                let texts = message.content.iter().map(|part| match part {
+                    ContentPart::Text(text) => text.clone(),
+                    ContentPart::Image => format!("{image}\n"),
+                });
+                Value::from(texts.collect::<String>())
+            }
+        };
+        context! { role => message.role.name(), content }
+    }
+
+    /// Whether a user's text comes out as itself, not as the print of a list.
+    fn shows_text(&self) -> bool {
+        let message = Message::user(vec![ContentPart::Text(PROBE.into())]);
+        let rendered = self.render(&[message], &SpecialTokens::default());
+        rendered.is_ok_and(|text| text.contains(PROBE) && !text.contains("\"type\""))
+    }
+}
+
+fn part(part: &ContentPart) -> Value {
+    match part {
+        ContentPart::Text(text) => context! { type => "text", text },
+        ContentPart::Image => context! { type => "image" },
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, PromptError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(PromptError::Read {
+            path: path.display().to_string(),
+            source,
+        }),
+    }
+}
+
+/// One template, or the one called `default` of several.
+fn default_source(value: &serde_json::Value) -> Option<&str> {
+    let named = |wanted: &str| {
+        let mut all = value.as_array()?.iter();
+        all.find(|entry| entry["name"] == wanted)?["template"].as_str()
+    };
+    value
+        .as_str()
+        .or_else(|| named("default"))
+        .or_else(|| value.get("default")?.as_str())
+}
+
+/// The first line of what went wrong: for `raise_exception`, the template's own words.
+fn reason(error: &Error) -> String {
+    error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned)
+}
+
+/// transformers' `{% generation %}` block marks an assistant's words for training and prints them
+/// unchanged. A condition that always holds does the same, whitespace control included.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let tag = &rest[start + 2..start + length];
+        let word = tag
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches(['-', '+'])
+            .trim();
+        out.push_str(&rest[..start + 2]);
+        match word {
+            "generation" => out.push_str(&tag.replacen(word, " if true ", 1)),
+            "endgeneration" => out.push_str(&tag.replacen(word, " endif ", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = &rest[start + length..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False)`, which transformers puts in the place of
+/// Jinja's own filter; `indent` as there.
+fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let failed = |e: serde_json::Error| {
+        Error::new(ErrorKind::BadSerialization, "a value is not JSON").with_source(e)
+    };
+    let indent: Option<Value> = options.get("indent")?;
+    options.assert_all_used()?;
+    let mut out = Vec::new();
+    match indent.filter(|indent| indent.kind() == ValueKind::Number) {
+        Some(indent) => {
+            let spaces = " ".repeat(usize::try_from(indent)?.min(16));
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value
+                .serialize(&mut Serializer::with_formatter(&mut out, pretty))
+                .map_err(failed)?;
+        }
+        None => {
+            value
+                .serialize(&mut Serializer::with_formatter(&mut out, Spaced))
+                .map_err(failed)?;
+        }
+    }
+    String::from_utf8(out)
+        .map_err(|_| Error::new(ErrorKind::BadSerialization, "a value is not UTF-8"))
+}
+
+/// Python's separators: a blank after each comma and colon.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W>(&mut self, writer: &mut W, first: bool) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        if first {
+            Ok(())
+        } else {
+            writer.write_all(b", ")
+        }
+    }
+
+    fn begin_object_key<W>(&mut self, writer: &mut W, first: bool) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W>(&mut self, writer: &mut W) -> io::Result<()>
+    where
+        W: ?Sized + io::Write,
+    {
+        writer.write_all(b": ")
+    }
+}
