@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod lanes;
 pub mod norm;
+pub mod packed;
 
 use std::array;
 
