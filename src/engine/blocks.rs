@@ -61,11 +61,6 @@ impl BlockPool {
 }
 
 impl Reservation {
-    /// Rows that the blocks have.
-    pub fn rows(&self) -> usize {
-        self.blocks.len() * self.block_rows
-    }
-
     /// The cache row of each position.
     ///
     /// # Panics
@@ -102,7 +97,7 @@ mod tests {
         let mut pool = BlockPool::new(5, 4);
         let first = pool.reserve(3).unwrap();
         let second = pool.reserve(8).unwrap();
-        assert_eq!((first.rows(), second.rows(), pool.rows_used()), (4, 8, 12));
+        assert_eq!(pool.rows_used(), 12);
         assert_eq!(second.spans(6), [4..10]);
         pool.give_back(first);
         let third = pool.reserve(9).unwrap();

@@ -90,7 +90,9 @@ impl Engine {
         let bounds = Bounds {
             shape,
             row_len,
-            sequence_limit: shape.max_positions.min(config.n_blocks() * config.block_rows),
+            sequence_limit: shape
+                .max_positions
+                .min(config.n_blocks() * config.block_rows),
             adapter_slots: config.bank_slots - 1,
         };
         let board = Arc::new(Board::default());
@@ -112,21 +114,35 @@ impl Engine {
 impl EngineHandle {
     /// Checks a request and puts it in the queue.
     pub fn submit(&self, request: Request) -> Result<Answer, SubmitError> {
-        let Shared { bounds, config, board, .. } = &*self.shared;
+        let Shared {
+            bounds,
+            config,
+            board,
+            ..
+        } = &*self.shared;
         check::check(&request, bounds)?;
         let tokens = request.prompt.len().saturating_add(request.max_tokens);
         if tokens > bounds.sequence_limit {
-            return Err(SubmitError::TooLong { tokens, limit: bounds.sequence_limit });
+            return Err(SubmitError::TooLong {
+                tokens,
+                limit: bounds.sequence_limit,
+            });
         }
         let requests = lock(&self.shared.requests);
         let sender = requests.as_ref().ok_or(SubmitError::ShuttingDown)?;
         // Only submissions add, and they hold the lock; so the limit holds.
         if board.waiting.load(Ordering::Relaxed) >= config.queue_len {
-            return Err(SubmitError::QueueFull { limit: config.queue_len });
+            return Err(SubmitError::QueueFull {
+                limit: config.queue_len,
+            });
         }
         let (events, receiver) = unbounded_channel();
         board.waiting.fetch_add(1, Ordering::Relaxed);
-        let submitted = Submitted { request, events, at: Instant::now() };
+        let submitted = Submitted {
+            request,
+            events,
+            at: Instant::now(),
+        };
         if sender.send(submitted).is_err() {
             board.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(SubmitError::ShuttingDown);

@@ -19,12 +19,30 @@ impl Linear {
         shape: &[usize],
         bias: bool,
     ) -> std::result::Result<Self, ParameterError> {
-        Ok(Self { weight: parameters.weight(name, shape, bias)? })
+        let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
+        let weight = weight
+            .flatten_from(1)
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })?;
+        let bias = bias
+            .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
+            .transpose()?;
+        Ok(Self {
+            weight: parameters.linear(name, weight, bias)?,
+        })
     }
 
-    /// The map of a head that shares the token embedding, `[vocab, hidden]`.
-    pub fn from_weight(weight: Weight) -> Self {
-        Self { weight }
+    /// A map that shares a tensor (`[out, in]`) that the model already has: a tied head.
+    pub fn shared(
+        parameters: &dyn Parameters,
+        name: &str,
+        weight: &Tensor,
+    ) -> std::result::Result<Self, ParameterError> {
+        Ok(Self {
+            weight: parameters.linear(name, weight.clone(), None)?,
+        })
     }
 
     /// `[rows, in]` to `[rows, out]`.

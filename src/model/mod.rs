@@ -5,7 +5,8 @@
 //! every row from the slot of its own adapter. A [`step::Step`] describes the batch: rows of many
 //! sequences, prefill and decode mixed, without padding.
 //!
-//! - [`config`]: what determines the computation; [`parameters`]: where weights come from.
+//! - [`config`]: what determines the computation; [`parameters`]: where weights come from;
+//!   [`outline`]: which of them a configuration asks for.
 //! - [`ops`]: the operations, each with its backward.
 //! - [`linear`], [`norm_site`]: the two building blocks of a layer.
 //! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
@@ -20,6 +21,7 @@ pub mod linear;
 pub mod llava;
 pub mod norm_site;
 pub mod ops;
+pub mod outline;
 pub mod parameters;
 pub mod step;
 

@@ -79,27 +79,19 @@ pub trait Parameters {
     /// A tensor of this shape in f32.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError>;
 
-    /// The weight `name.weight`, of shape `[out, ...]` whose trailing dimensions are flattened, and
-    /// the bias `name.bias` if there is one. The default is frozen.
-    fn weight(&self, name: &str, shape: &[usize], bias: bool) -> Result<Weight, ParameterError> {
-        let (weight, bias) = self.weight_tensors(name, shape, bias)?;
-        let linear = DenseLinear::new(&weight, bias.as_ref());
-        let linear = linear.map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
-        Ok(Weight::Frozen(Arc::new(linear)))
-    }
-
-    /// The tensors of [`Parameters::weight`]: `[out, in]` and `[out]`.
-    fn weight_tensors(
+    /// What runs the linear map of `weight` (`[out, in]`) and `bias` (`[out]`), both made by
+    /// [`Parameters::tensor`] as `name.weight` and `name.bias`. The default is frozen.
+    fn linear(
         &self,
         name: &str,
-        shape: &[usize],
-        bias: bool,
-    ) -> Result<(Tensor, Option<Tensor>), ParameterError> {
-        let weight = self
-            .tensor(&format!("{name}.weight"), shape)?
-            .flatten_from(1)
-            .map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
-        let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok((weight, bias))
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Weight, ParameterError> {
+        let linear = DenseLinear::new(&weight, bias.as_ref());
+        let linear = linear.map_err(|source| ParameterError::Tensor {
+            name: name.into(),
+            source,
+        })?;
+        Ok(Weight::Frozen(Arc::new(linear)))
     }
 }
