@@ -15,7 +15,9 @@ pub fn of_greedy<'a>(steps: impl IntoIterator<Item = &'a [f32]>, temperature: f3
     let mut log = 0f64;
     let mut any = false;
     for logits in steps {
-        let Some(best) = logits.first() else { return 0.0 };
+        let Some(best) = logits.first() else {
+            return 0.0;
+        };
         any = true;
         let share = |logit: &f32| (f64::from(logit - best) / f64::from(temperature)).exp();
         log -= logits.iter().take(TOP_LOGITS).map(share).sum::<f64>().ln();
@@ -42,6 +44,9 @@ mod tests {
     fn only_the_likeliest_count() {
         let many = [0.0f32; 3 * TOP_LOGITS];
         let confidence = of_greedy([&many[..]], 1.0);
-        assert!((confidence - 1.0 / TOP_LOGITS as f32).abs() < 1e-6, "{confidence}");
+        assert!(
+            (confidence - 1.0 / TOP_LOGITS as f32).abs() < 1e-6,
+            "{confidence}"
+        );
     }
 }

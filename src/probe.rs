@@ -43,8 +43,18 @@ impl Block {
         let (width, height) = (1 + random.below(6), 1 + random.below(6));
         let grey = random.below(256) as u8;
         let colour: [u8; 3] = std::array::from_fn(|_| random.below(256) as u8);
-        let colour = Rgb(if random.below(3) == 0 { colour } else { [grey; 3] });
-        Self { left, top, width, height, colour }
+        let colour = Rgb(if random.below(3) == 0 {
+            colour
+        } else {
+            [grey; 3]
+        });
+        Self {
+            left,
+            top,
+            width,
+            height,
+            colour,
+        }
     }
 
     fn covers(&self, column: u64, row: u64) -> bool {
@@ -80,8 +90,14 @@ mod tests {
     #[test]
     fn probe_images_are_the_same_for_ever() {
         let digest = |seed, size| Digest::of(image(seed, size).as_raw()).hex();
-        assert_eq!(digest(0, 64), "6da13460fa65b1b5e571d108813f0a30e100c081d1597bb7fae4d579f112a0ab");
-        assert_eq!(digest(7, 336), "5ea7ef4352d608e5b819f0206ad8b09e2ea505dcc70406c33732e88af1528839");
+        assert_eq!(
+            digest(0, 64),
+            "6da13460fa65b1b5e571d108813f0a30e100c081d1597bb7fae4d579f112a0ab"
+        );
+        assert_eq!(
+            digest(7, 336),
+            "5ea7ef4352d608e5b819f0206ad8b09e2ea505dcc70406c33732e88af1528839"
+        );
     }
 
     #[test]

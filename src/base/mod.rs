@@ -46,7 +46,11 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, vision_config: None, digest_cache: None }
+        Self {
+            device: Device::Cpu,
+            vision_config: None,
+            digest_cache: None,
+        }
     }
 }
 
@@ -75,7 +79,14 @@ impl Base {
         let digest = digest::cached(folder, options.digest_cache.as_deref(), || {
             digest::compute(&config, &outline, &checkpoint)
         })?;
-        Ok(Self { folder: folder.into(), config, flavour, outline, checkpoint, digest })
+        Ok(Self {
+            folder: folder.into(),
+            config,
+            flavour,
+            outline,
+            checkpoint,
+            digest,
+        })
     }
 
     /// The checkpoint's folder.
@@ -136,9 +147,19 @@ pub fn base_row(table: &SiteTable, source: &dyn Parameters) -> Result<Vec<f32>, 
     let mut row = vec![0f32; table.row_len()];
     let read = |name: &str, width: usize| {
         let tensor = source.tensor(name, &[width])?;
-        tensor.to_vec1::<f32>().map_err(|source| ParameterError::Tensor { name: name.into(), source })
+        tensor
+            .to_vec1::<f32>()
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })
     };
-    for (idx, site) in table.sites().iter().enumerate().filter(|(_, site)| site.used) {
+    for (idx, site) in table
+        .sites()
+        .iter()
+        .enumerate()
+        .filter(|(_, site)| site.used)
+    {
         let range = table.range(idx);
         let offset = site.kind.gain_offset();
         let gain = read(&site.weight_name(), site.width)?;
@@ -158,8 +179,11 @@ fn check_tensors(
     flavour: &Flavour,
 ) -> Result<(), BaseError> {
     const TOWER_PROBE: &str = "vision_tower.vision_model.embeddings.class_embedding";
-    if let (Flavour::Original { vision_tower, .. }, false) = (flavour, checkpoint.has(TOWER_PROBE)) {
-        return Err(BaseError::NoTower { tower: vision_tower.clone() });
+    if let (Flavour::Original { vision_tower, .. }, false) = (flavour, checkpoint.has(TOWER_PROBE))
+    {
+        return Err(BaseError::NoTower {
+            tower: vision_tower.clone(),
+        });
     }
     for (name, shape) in &outline.parameters {
         checkpoint.check(name, shape)?;
@@ -175,7 +199,12 @@ fn check_tensors(
 
 /// Reads a JSON file of a folder.
 pub fn read_json(folder: &Path, file: &str) -> Result<Value, BaseError> {
-    let bytes = fs::read(folder.join(file))
-        .map_err(|source| BaseError::Read { file: file.into(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| BaseError::Json { file: file.into(), source })
+    let bytes = fs::read(folder.join(file)).map_err(|source| BaseError::Read {
+        file: file.into(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| BaseError::Json {
+        file: file.into(),
+        source,
+    })
 }

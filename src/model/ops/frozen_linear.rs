@@ -10,8 +10,8 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage;
 use candle_core::op::Add;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Result, Shape, Storage,
+    Tensor, bail,
 };
 use mistralrs_quant::QuantMethod;
 
@@ -41,7 +41,10 @@ impl DenseLinear {
             bail!("a bias of {:?} for {n_out} outputs", bias.shape());
         }
         let frozen = |tensor: &Tensor| tensor.detach().contiguous();
-        Ok(Self { weight: frozen(weight)?, bias: bias.map(frozen).transpose()? })
+        Ok(Self {
+            weight: frozen(weight)?,
+            bias: bias.map(frozen).transpose()?,
+        })
     }
 }
 
@@ -76,11 +79,17 @@ impl DenseProduct {
         let transposed = weight.layout().transpose(0, 1)?;
         let shape = Shape::from((rows, n_out));
         let (weight, _) = weight.storage_and_layout();
-        let Some(weight) = storage(&weight) else { bail!("the weight is on another device") };
+        let Some(weight) = storage(&weight) else {
+            bail!("the weight is on another device")
+        };
         let y = x.matmul(weight, (1, rows, n_out, n_in), layout, &transposed)?;
-        let Some(bias) = bias else { return Ok((y, shape)) };
+        let Some(bias) = bias else {
+            return Ok((y, shape));
+        };
         let (bias, bias_layout) = bias.storage_and_layout();
-        let Some(bias) = storage(&bias) else { bail!("the bias is on another device") };
+        let Some(bias) = storage(&bias) else {
+            bail!("the bias is on another device")
+        };
         let y_layout = Layout::contiguous(&shape);
         let sum = y.binary_impl::<Add>(bias, &y_layout, &bias_layout.broadcast_as(&shape)?)?;
         Ok((sum, shape))
@@ -135,7 +144,9 @@ impl QuantisedLinear {
 
 impl FrozenLinear for QuantisedLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(QuantisedMatmul { method: self.method.clone() })
+        x.contiguous()?.apply_op1(QuantisedMatmul {
+            method: self.method.clone(),
+        })
     }
 
     fn bytes(&self) -> usize {
@@ -158,7 +169,11 @@ impl CustomOp1 for QuantisedMatmul {
             layout.shape(),
             &candle_core::Device::Cpu,
         )?;
-        let y = self.method.forward_autocast(&x)?.to_dtype(DType::F32)?.contiguous()?;
+        let y = self
+            .method
+            .forward_autocast(&x)?
+            .to_dtype(DType::F32)?
+            .contiguous()?;
         let shape = y.shape().clone();
         Ok((CpuStorage::F32(y.flatten_all()?.to_vec1::<f32>()?), shape))
     }

@@ -20,7 +20,13 @@ struct Task<'a> {
 }
 
 /// `[rows, n_heads * head_dim]` from `q` of that shape and `k`, `v` of `[keys, n_kv_heads * head_dim]`.
-pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &AttentionLayout) -> Vec<f32> {
+pub fn forward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    heads: Heads,
+    layout: &AttentionLayout,
+) -> Vec<f32> {
     let width = heads.n_heads * heads.head_dim;
     let mut out = vec![0f32; q.len()];
     let mut tasks = Vec::new();
@@ -29,25 +35,31 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Attention
         for first in segment.rows.clone().step_by(ROW_BLOCK) {
             let rows = first..(first + ROW_BLOCK).min(segment.rows.end);
             let (block, tail) = rest.split_at_mut(rows.len() * width);
-            tasks.push(Task { segment, rows, out: block });
+            tasks.push(Task {
+                segment,
+                rows,
+                out: block,
+            });
             rest = tail;
         }
     }
-    tasks.into_par_iter().for_each_init(Vec::new, |scores, task| {
-        for head in 0..heads.n_heads {
-            let kv = heads.kv_columns(head);
-            for (i, row) in task.rows.clone().enumerate() {
-                let columns = head * heads.head_dim..(head + 1) * heads.head_dim;
-                let q = &q[row * width..][columns.clone()];
-                let visible = layout.visible(task.segment, row);
-                probabilities(q, k, &kv, heads, (task.segment, visible.clone()), scores);
-                let out = &mut task.out[i * width..][columns];
-                for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
-                    add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+    tasks
+        .into_par_iter()
+        .for_each_init(Vec::new, |scores, task| {
+            for head in 0..heads.n_heads {
+                let kv = heads.kv_columns(head);
+                for (i, row) in task.rows.clone().enumerate() {
+                    let columns = head * heads.head_dim..(head + 1) * heads.head_dim;
+                    let q = &q[row * width..][columns.clone()];
+                    let visible = layout.visible(task.segment, row);
+                    probabilities(q, k, &kv, heads, (task.segment, visible.clone()), scores);
+                    let out = &mut task.out[i * width..][columns];
+                    for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
+                        add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+                    }
                 }
             }
-        }
-    });
+        });
     out
 }
 
@@ -149,5 +161,9 @@ pub fn backward(
         }
         whole
     };
-    [gather(0, n_rows, group * dim), gather(1, n_keys, dim), gather(2, n_keys, dim)]
+    [
+        gather(0, n_rows, group * dim),
+        gather(1, n_keys, dim),
+        gather(2, n_keys, dim),
+    ]
 }
