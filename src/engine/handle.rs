@@ -14,8 +14,10 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::check::{self, Bounds, InvalidRequest};
 use super::config::{EngineConfig, EngineError};
 use super::request::{Answer, Request};
+use super::runner::Runner;
+use super::sequence::Submitted;
 use super::stats::EngineStats;
-use super::thread::{self, Submitted};
+use super::thread;
 use crate::model::MedVlm;
 use crate::preprocess::TextTokenizer;
 
@@ -95,14 +97,8 @@ impl Engine {
         };
         let board = Arc::new(Board::default());
         let (requests, receiver) = channel();
-        let parts = thread::Parts {
-            model,
-            base_row,
-            tokenizer,
-            config,
-            board: Arc::clone(&board),
-        };
-        let thread = thread::start(parts, receiver)?;
+        let runner = Runner::new(model, base_row, tokenizer, config, Arc::clone(&board))?;
+        let thread = thread::start(runner, receiver, Arc::clone(&board))?;
         Ok(EngineHandle {
             shared: Arc::new(Shared {
                 bounds,

@@ -16,11 +16,19 @@
 //! 5. End of text, a stop string, the length, the deadline or the client's leaving ends the sequence;
 //!    its rows and its slot go back.
 
-pub mod check;
-pub mod config;
-pub mod handle;
-pub mod request;
-pub mod stats;
+mod batch;
+mod blocks;
+mod check;
+mod compute;
+mod config;
+mod handle;
+mod request;
+mod runner;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod stats;
+mod text;
 mod thread;
 
 pub use check::InvalidRequest;
