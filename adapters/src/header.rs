@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use thiserror::Error;
 
-/// The largest header that is read, in bytes. A base of a thousand sites needs a seventh of it.
+/// The largest header that is read, in bytes. A thousand sites with biases need a quarter of it.
 pub const MAX_HEADER: usize = 1 << 20;
 
 /// Where the manifest stands in the file's `__metadata__`.

@@ -23,10 +23,16 @@ impl Linear {
         let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
         let weight = weight
             .flatten_from(1)
-            .map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
-        let bias =
-            bias.then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok(Self { weight: parameters.linear(name, weight, bias)? })
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })?;
+        let bias = bias
+            .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
+            .transpose()?;
+        Ok(Self {
+            weight: parameters.linear(name, weight, bias)?,
+        })
     }
 
     /// A map that shares a tensor (`[out, in]`) that the model already has: a tied head.
@@ -35,7 +41,9 @@ impl Linear {
         name: &str,
         weight: &Tensor,
     ) -> std::result::Result<Self, ParameterError> {
-        Ok(Self { weight: parameters.linear(name, weight.clone(), None)? })
+        Ok(Self {
+            weight: parameters.linear(name, weight.clone(), None)?,
+        })
     }
 
     /// `[rows, in]` to `[rows, out]`.

@@ -45,6 +45,8 @@ pub struct Card {
     pub licence: Option<String>,
 }
 
+/// What the self-test asks about its picture.
+const PROBE_PROMPT: &str = "Write a report.";
 /// Seed of the self-test's picture.
 const PROBE_SEED: u64 = 1;
 /// Tokens that the self-test expects.
@@ -80,7 +82,7 @@ fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<Se
     let shape = *model.shape();
     let picture = probe::image(PROBE_SEED, shape.image_size as u32);
     let pixels: Tensor = around.preprocess.pixels(&picture)?.unsqueeze(0)?;
-    let message = Message::user(vec![ContentPart::Image, ContentPart::Text(probe::PROMPT.into())]);
+    let message = Message::user(vec![ContentPart::Image, ContentPart::Text(PROBE_PROMPT.into())]);
     let prompt = around.chat.prepare(&around.tokenizer, &[message], shape.image_tokens)?;
     let mut rows: Vec<RowInput> = prompt
         .tokens
@@ -112,7 +114,7 @@ fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<Se
         generator: PROBE.into(),
         seed: PROBE_SEED,
         size: shape.image_size as u32,
-        prompt: probe::PROMPT.into(),
+        prompt: PROBE_PROMPT.into(),
         tokens: answer.tokens,
         top_logits: answer.top.iter().map(|top| top.to_vec()).collect(),
         tolerance: None,

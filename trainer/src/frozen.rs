@@ -3,7 +3,7 @@
 //! In: a source of parameters. Out: the same parameters, remembered, so that their bytes in memory can
 //! be compared before and after. It must not know files.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 use candle_core::backprop::GradStore;
@@ -12,6 +12,7 @@ use norma::model::MedVlm;
 use norma::model::config::LlavaConfig;
 use norma::model::llava::Llava;
 use norma::model::ops::Kernels;
+use norma::model::ops::frozen_linear::FrozenLinear;
 use norma::model::parameters::{ParameterError, Parameters, Weight};
 use norma_adapters::{Digest, Hasher};
 
@@ -23,8 +24,11 @@ pub struct FrozenBase {
     pub row: Vec<f32>,
     /// The digest that adapters name their base by.
     pub digest: Digest,
-    /// Every tensor that the model was built from, by canonical name.
+    /// The tensors that the model reads as they are, by canonical name.
     tensors: Vec<(String, Tensor)>,
+    /// The linear maps, by canonical name, with their number of inputs.
+    linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
+    n_values: usize,
     ids: Vec<TensorId>,
 }
 
@@ -40,24 +44,31 @@ impl FrozenBase {
         let model = Llava::new(config, &remembered, Kernels::for_device(parameters.device()))?;
         let wanted = model.sites().row_len();
         ensure!(row.len() == wanted, "a norm row of {} for a base of {wanted}", row.len());
-        let Seen { tensors, ids } =
+        let Seen { tensors, linears, ids, n_values } =
             remembered.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Self { model, row, digest, tensors, ids })
+        Ok(Self { model, row, digest, tensors, linears, ids, n_values })
     }
 
     /// Values of the whole base, norms included.
     pub fn n_values(&self) -> usize {
-        let weights: usize = self.tensors.iter().map(|(_, tensor)| tensor.elem_count()).sum();
-        weights + self.row.len()
+        self.n_values + self.row.len()
     }
 
-    /// A digest over the frozen tensors as they are in memory now.
+    /// A digest over the frozen weights as they are in memory now. A linear map keeps its weight in its
+    /// own order and type, so it is asked for its outputs on two fixed rows, in which every weight has
+    /// a part.
     pub fn weights_digest(&self) -> Result<Digest> {
         let mut hasher = Hasher::new();
         for (name, tensor) in &self.tensors {
             hasher.update(name.as_bytes());
-            let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-            hasher.update(&Digest::of_f32(&values).0);
+            hasher.update(&Digest::of_f32(&tensor.flatten_all()?.to_vec1::<f32>()?).0);
+        }
+        for (name, linear, n_in) in &self.linears {
+            let rows: Vec<f32> = (0..2 * n_in).map(|i| 1.0 + (i * 37 % 101) as f32 / 64.0).collect();
+            let rows = Tensor::from_vec(rows, (2, *n_in), self.model.device())?;
+            let outputs = linear.forward(&rows)?.flatten_all()?.to_vec1::<f32>()?;
+            hasher.update(name.as_bytes());
+            hasher.update(&Digest::of_f32(&outputs).0);
         }
         Ok(hasher.finish())
     }
@@ -71,7 +82,9 @@ impl FrozenBase {
 #[derive(Default)]
 struct Seen {
     tensors: Vec<(String, Tensor)>,
+    linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
     ids: Vec<TensorId>,
+    n_values: usize,
 }
 
 /// Passes parameters on and remembers them.
@@ -89,6 +102,7 @@ impl Parameters for Remember<'_> {
         let tensor = self.inner.tensor(name, shape)?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.ids.push(tensor.id());
+        seen.n_values += tensor.elem_count();
         seen.tensors.push((name.into(), tensor.clone()));
         Ok(tensor)
     }
@@ -102,7 +116,14 @@ impl Parameters for Remember<'_> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.ids.push(weight.id());
         seen.ids.extend(bias.as_ref().map(Tensor::id));
-        drop(seen);
-        self.inner.linear(name, weight, bias)
+        // The map has its own copy. Keeping the tensor too would double the base.
+        let own = [format!("{name}.weight"), format!("{name}.bias")];
+        seen.tensors.retain(|(name, _)| !own.contains(name));
+        let n_in = weight.elem_count() / weight.dims().first().copied().unwrap_or(1).max(1);
+        let made = self.inner.linear(name, weight, bias)?;
+        if let Weight::Frozen(linear) = &made {
+            seen.linears.push((name.into(), linear.clone(), n_in));
+        }
+        Ok(made)
     }
 }
