@@ -421,3 +421,138 @@ fn resize_of(config: &Value) -> Result<Resize, PreprocessError> {
         one => side("size", size, Some(one)).map(Resize::ShortestEdge),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(config: &Value) -> ClipPreprocess {
+        ClipPreprocess::from_json(config).unwrap()
+    }
+
+    fn refused(config: &Value) -> String {
+        ClipPreprocess::from_json(config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn numbers_and_objects_say_the_same() {
+        let clip = ClipPreprocess::clip(336);
+        assert_eq!(parsed(&json!({"size": 336, "crop_size": 336})), clip);
+        let objects =
+            json!({"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}});
+        assert_eq!(parsed(&objects), clip);
+        assert_eq!(parsed(&json!({"image_processor": objects})), clip);
+        assert_eq!(parsed(&json!({})), ClipPreprocess::clip(224));
+        let large = "openai/clip-vit-large-patch14";
+        assert_eq!(
+            ClipPreprocess::builtin(large).unwrap(),
+            ClipPreprocess::clip(224)
+        );
+        let larger = ClipPreprocess::builtin(&format!("{large}-336")).unwrap();
+        assert_eq!((larger.image_size(), larger), (336, clip));
+        assert!(ClipPreprocess::builtin("openai/other").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_its_field() {
+        assert_eq!(
+            refused(&json!({"resample": 2})),
+            "image preprocessing: `resample` is 2, supported is 3 (bicubic)"
+        );
+        for (config, field) in [
+            (json!({"size": {"shortest_edge": 0}}), "`size`"),
+            (
+                json!({"size": {"shortest_edge": 8, "longest_edge": 9}}),
+                "`size`",
+            ),
+            (json!({"crop_size": 1_000_000}), "`crop_size`"),
+            (json!({"crop_size": {"height": 3}}), "`crop_size`"),
+            (json!({"do_center_crop": false}), "`do_center_crop`"),
+            (json!({"do_resize": "yes"}), "`do_resize`"),
+            (json!({"image_mean": [0.5, 0.5]}), "`image_mean`"),
+            (json!({"image_std": [0.5, 0.0, 0.5]}), "`image_std`"),
+            (json!({"rescale_factor": "1/255"}), "`rescale_factor`"),
+        ] {
+            assert!(refused(&config).contains(field), "{config}");
+        }
+    }
+
+    #[test]
+    fn every_value_that_changes_pixels_changes_the_digest() {
+        let configs = [
+            json!({}),
+            json!({"size": 225}),
+            json!({"size": {"height": 224, "width": 224}}),
+            json!({"crop_size": 225}),
+            json!({"do_resize": false}),
+            json!({"do_center_crop": false, "size": {"height": 224, "width": 224}}),
+            json!({"do_rescale": false}),
+            json!({"rescale_factor": 0.5}),
+            json!({"do_normalize": false}),
+            json!({"image_mean": [0.5, 0.5, 0.5]}),
+            json!({"image_std": [0.5, 0.5, 0.5]}),
+            json!({"image_processor_type": "LlavaImageProcessor", "do_pad": true}),
+        ];
+        let digests: Vec<_> = configs.iter().map(|c| parsed(c).digest()).collect();
+        for (i, digest) in digests.iter().enumerate() {
+            assert_eq!(
+                digests.iter().position(|d| d == digest),
+                Some(i),
+                "{}",
+                configs[i]
+            );
+        }
+        assert_eq!(
+            parsed(&json!({"do_convert_rgb": false})).digest(),
+            digests[0]
+        );
+    }
+
+    #[test]
+    fn only_llavas_own_processor_pads_to_a_square() {
+        let pad = |kind: &str| parsed(&json!({"image_processor_type": kind, "do_pad": true})).pad();
+        assert_eq!(pad("LlavaImageProcessor"), PadToSquare::MeanColour);
+        assert_eq!(pad("CLIPImageProcessor"), PadToSquare::None);
+    }
+
+    #[test]
+    fn the_margin_of_a_square_has_the_mean_colour() {
+        let clip = ClipPreprocess::clip(6).with_pad(PadToSquare::MeanColour);
+        let wide = RgbImage::from_pixel(6, 3, Rgb([200; 3]));
+        let square = clip.resize_crop(&wide);
+        let rows: Vec<_> = (0..6).map(|y| square.get_pixel(0, y).0).collect();
+        let margin = [122, 116, 104];
+        assert_eq!(rows, [margin, [200; 3], [200; 3], [200; 3], margin, margin]);
+        let grey = clip.resize_crop(View {
+            rgb: &wide,
+            grey: true,
+        });
+        assert_eq!(grey.get_pixel(0, 0).0, [114; 3]);
+    }
+
+    /// `CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 11, "width": 14})` of
+    /// transformers 5.23.0 on 7 by 5 pixels: the picture stands in rows 2 to 9, columns 2 to 12.
+    #[test]
+    fn a_crop_larger_than_the_picture_is_black_around_it() {
+        let clip = parsed(&json!({"size": 8, "crop_size": {"height": 11, "width": 14}}));
+        let out = clip.resize_crop(&RgbImage::from_pixel(7, 5, Rgb([200; 3])));
+        for (x, y, pixel) in out.enumerate_pixels() {
+            let inside = (2..13).contains(&x) && (2..10).contains(&y);
+            assert_eq!(pixel.0, [if inside { 200 } else { 0 }; 3], "{x} {y}");
+        }
+    }
+
+    #[test]
+    fn steps_switched_off_are_left_out() {
+        let raw = parsed(
+            &json!({"do_resize": false, "crop_size": 2, "do_rescale": false, "do_normalize": false}),
+        );
+        let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8, y as u8, 7]));
+        let tensor = raw.pixels(&picture).unwrap();
+        assert_eq!(tensor.dims(), [3, 2, 2]);
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(values, [0., 1., 0., 1., 0., 0., 1., 1., 7., 7., 7., 7.]);
+    }
+}

@@ -16,6 +16,8 @@
 mod clip;
 mod container;
 mod decode;
+#[cfg(test)]
+mod fixtures;
 mod llava_med;
 mod prompt;
 mod resize;

@@ -261,9 +261,8 @@ impl ChatPrompt {
         tokenizer: &TextTokenizer,
         text: &str,
     ) -> Result<Option<String>, PromptError> {
-        let unknown = tokenizer.special().named.get("unk_token");
-        if let Some(unknown) = unknown.filter(|unknown| text.contains(unknown.as_str())) {
-            return Ok(Some(unknown.clone()));
+        if let Some(unknown) = unknown(tokenizer).filter(|unknown| text.contains(unknown)) {
+            return Ok(Some(unknown.to_owned()));
         }
         let ids = tokenizer.encode(text, false)?;
         let found = ids.into_iter().find(|&id| self.is_control(tokenizer, id));
@@ -271,21 +270,22 @@ impl ChatPrompt {
     }
 
     /// Whether a token steers the model: a special one, the picture's, or an added one that the
-    /// template writes itself. The unknown token is none, since any odd character may become it.
+    /// template writes itself.
     fn is_control(&self, tokenizer: &TextTokenizer, id: u32) -> bool {
-        let added = tokenizer
+        let Some(text) = tokenizer
             .inner()
             .get_added_vocabulary()
-            .simple_id_to_token(id);
-        let text = added.as_deref();
+            .simple_id_to_token(id)
+        else {
+            return tokenizer.image_id() == Some(id);
+        };
         let written = || match &self.kind {
             Kind::Template(template) => {
-                text.is_some_and(|t| !t.trim().is_empty() && template.source().contains(t))
+                !text.trim().is_empty() && template.source().contains(&text)
             }
             Kind::LlavaMed => false,
         };
-        let unknown = tokenizer.special().named.get("unk_token");
-        (text.is_none() || text != unknown.map(String::as_str))
+        unknown(tokenizer) != Some(&text)
             && (tokenizer.is_special(id) || tokenizer.image_id() == Some(id) || written())
     }
 
@@ -296,6 +296,18 @@ impl ChatPrompt {
             .filter(|token| token.is_none_or(|id| self.is_control(tokenizer, id)))
             .collect()
     }
+}
+
+/// The text of the unknown token where it has no other meaning. It steers nothing, and any odd
+/// character may become it.
+fn unknown(tokenizer: &TextTokenizer) -> Option<&str> {
+    let named = &tokenizer.special().named;
+    let text = named.get("unk_token")?;
+    let others = named.iter().filter(|(name, _)| *name != "unk_token");
+    others
+        .into_iter()
+        .all(|(_, other)| other != text)
+        .then_some(text)
 }
 
 /// As transformers' processor does it: the whole rendered text at once, the tokenizer's own
@@ -375,4 +387,116 @@ fn expand(tokens: &[Option<u32>], tokens_per_image: usize) -> Vec<PromptToken> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{PIECES, byte_level, pieces};
+    use super::*;
+
+    const TEMPLATE: &str = "{% for m in messages %}{% for c in m.content %}\
+        {% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}</s>{% endfor %}";
+
+    fn user(parts: &[&str]) -> Message {
+        let part = |part: &&str| match *part {
+            "<image>" => ContentPart::Image,
+            text => ContentPart::Text(text.into()),
+        };
+        Message::user(parts.iter().map(part).collect())
+    }
+
+    fn bytes(text: &str) -> Vec<PromptToken> {
+        text.bytes()
+            .map(|b| PromptToken::Text(4 + u32::from(b)))
+            .collect()
+    }
+
+    #[test]
+    fn a_picture_becomes_its_rows_and_the_beginning_comes_once() {
+        let (bos, eos) = ([PromptToken::Text(1)], [PromptToken::Text(2)]);
+        let rows = |image| [0, 1].map(|patch| PromptToken::Image { image, patch });
+        let messages = [user(&["<image>", "a"]), user(&["b", "<image>"])];
+        let want = [
+            &bos[..],
+            &rows(0),
+            &bytes("a"),
+            &eos,
+            &bytes("b"),
+            &rows(1),
+            &eos,
+        ]
+        .concat();
+        for template in [
+            TEMPLATE.to_owned(),
+            format!("{{{{ bos_token }}}}{TEMPLATE}"),
+        ] {
+            let chat = ChatPrompt::from_template(&template).unwrap();
+            let prompt = chat.prepare(&byte_level(), &messages, 2).unwrap();
+            assert_eq!(prompt.tokens, want);
+        }
+    }
+
+    #[test]
+    fn a_template_that_drops_pictures_is_noticed() {
+        let chat = ChatPrompt::from_template("{{ messages[0].content[-1].text }}").unwrap();
+        let error = chat
+            .prepare(&byte_level(), &[user(&["<image>", "a"])], 2)
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PromptError::ImagePlaces {
+                    images: 1,
+                    places: 0
+                }
+            ),
+            "{error}"
+        );
+        let chat = ChatPrompt::from_template(TEMPLATE).unwrap();
+        let error = chat
+            .prepare(&pieces(), &[user(&["<image>"])], 2)
+            .unwrap_err();
+        assert!(matches!(error, PromptError::NoImageToken), "{error}");
+        let error = chat.prepare(&byte_level(), &[], 2).unwrap_err();
+        assert!(matches!(error, PromptError::NoMessages), "{error}");
+    }
+
+    #[test]
+    fn texts_that_look_like_tokens_are_refused_and_odd_ones_are_not() {
+        let chat = ChatPrompt::from_template(TEMPLATE).unwrap();
+        let prepare = |parts: &[&str]| chat.prepare(&byte_level(), &[user(parts)], 1);
+        for token in ["<s>", "</s>", "<unk>"] {
+            let error = prepare(&[&format!("x{token}")]).unwrap_err();
+            assert!(
+                matches!(error, PromptError::Reserved { message: 0, .. }),
+                "{error}"
+            );
+        }
+        let error = prepare(&["</", "s>"]).unwrap_err();
+        assert!(matches!(error, PromptError::ReservedAcross), "{error}");
+        for text in ["", " ", "a < b > c", "<S>", "< s>", "[INST]", "é🫁\u{0}"] {
+            assert!(prepare(&[text]).is_ok(), "{text:?}");
+        }
+    }
+
+    /// By hand, as the pieces around the picture are tokenised alone: each begins with the blank
+    /// that the tokenizer puts before a text, and the line break is a byte piece.
+    #[test]
+    fn llava_med_tokenises_the_texts_around_the_picture_alone() {
+        let prompt = ChatPrompt::llava_med()
+            .prepare(&pieces(), &[user(&["<image>", "a?"])], 1)
+            .unwrap();
+        assert_eq!(prompt.text, "<s>[INST] <image>\na? [/INST]");
+        let piece = |text: &str| match PIECES.iter().position(|p| *p == text) {
+            Some(at) => PromptToken::Text(259 + at as u32),
+            None => PromptToken::Text(3 + u32::from(text.as_bytes()[0])),
+        };
+        let before = ["▁", "[", "I", "N", "S", "T", "]", "▁"];
+        let after = ["▁", "\n", "a", "?", "▁", "[", "/", "I", "N", "S", "T", "]"];
+        let mut want = vec![PromptToken::Text(1)];
+        want.extend(before.map(piece));
+        want.push(PromptToken::Image { image: 0, patch: 0 });
+        want.extend(after.map(piece));
+        assert_eq!(prompt.tokens, want);
+    }
 }

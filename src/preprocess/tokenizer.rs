@@ -428,3 +428,144 @@ fn ids_of(
         got: value.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixtures::pieces;
+    use super::*;
+
+    /// A folder of the named files, removed at the end.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn new(name: &str, files: &[(&str, String)]) -> Self {
+            let path = std::env::temp_dir().join(format!("norma-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            for (file, content) in files {
+                fs::write(path.join(file), content).unwrap();
+            }
+            Self(path)
+        }
+
+        fn load(&self) -> Result<TextTokenizer, TokenizerError> {
+            TextTokenizer::from_folder(&self.0, None)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn own() -> (&'static str, String) {
+        ("tokenizer.json", pieces().inner().to_string(false).unwrap())
+    }
+
+    #[test]
+    fn sentencepiece_alone_is_refused_with_both_names() {
+        let folder = Folder::new("sentencepiece", &[("tokenizer.model", String::new())]);
+        let error = folder.load().unwrap_err().to_string();
+        assert!(
+            error.contains("tokenizer.model") && error.contains("tokenizer.json"),
+            "{error}"
+        );
+        let (_, json) = own();
+        let other = Folder::new("override", &[("other.json", json)]);
+        let path = other.0.join("other.json");
+        assert!(TextTokenizer::from_folder(&folder.0, Some(&path)).is_ok());
+        let none = Folder::new("none", &[]);
+        assert!(matches!(none.load(), Err(TokenizerError::Missing { .. })));
+        let broken = Folder::new("broken", &[("tokenizer.json", "{}".into())]);
+        assert!(matches!(broken.load(), Err(TokenizerError::Invalid { .. })));
+    }
+
+    #[test]
+    fn ends_of_an_answer_come_from_the_first_file_that_names_them() {
+        let config = || {
+            (
+                "config.json",
+                json!({"text_config": {"eos_token_id": 7}}).to_string(),
+            )
+        };
+        let generation = || {
+            (
+                "generation_config.json",
+                json!({"eos_token_id": [2, 9]}).to_string(),
+            )
+        };
+        let named = || {
+            (
+                "tokenizer_config.json",
+                json!({"eos_token": {"content": "</s>"}}).to_string(),
+            )
+        };
+        let eos = |name: &str, files: &[(&str, String)]| {
+            Folder::new(name, files).load().unwrap().eos_ids().to_vec()
+        };
+        assert_eq!(
+            eos("eos-1", &[own(), config(), generation(), named()]),
+            [2, 9]
+        );
+        assert_eq!(eos("eos-2", &[own(), config(), named()]), [7]);
+        assert_eq!(eos("eos-3", &[own(), named()]), [2]);
+        assert!(eos("eos-4", &[own()]).is_empty());
+        let wrong = ("config.json", json!({"eos_token_id": "two"}).to_string());
+        let error = Folder::new("eos-5", &[own(), wrong]).load().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                TokenizerError::NotAnId {
+                    key: "eos_token_id",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_piece_that_a_file_calls_special_is_found_in_texts() {
+        let piece = "▁a";
+        let plain = Folder::new("plain", &[own()]).load().unwrap();
+        let id = plain.inner().token_to_id(piece).unwrap();
+        assert!(!plain.is_special(id));
+        let named = json!({"image_token": piece}).to_string();
+        let folder = Folder::new("named", &[own(), ("tokenizer_config.json", named)]);
+        let tokenizer = folder.load().unwrap();
+        assert!(tokenizer.is_special(id));
+        assert_eq!(tokenizer.image_id(), Some(id));
+        assert_eq!(tokenizer.decode(&[id]).unwrap(), "");
+    }
+
+    #[test]
+    fn added_tokens_must_have_the_ids_that_the_files_say() {
+        let next = pieces().vocab_size();
+        let listed = |id: usize| {
+            let token = json!({id.to_string(): {"content": "<image>", "special": true}});
+            (
+                "tokenizer_config.json",
+                json!({"added_tokens_decoder": token}).to_string(),
+            )
+        };
+        let config = (
+            "config.json",
+            json!({"image_token_index": next}).to_string(),
+        );
+        let folder = Folder::new("added-1", &[own(), listed(next), config]);
+        assert_eq!(folder.load().unwrap().image_id(), Some(next as u32));
+        let folder = Folder::new("added-2", &[own(), listed(next + 5)]);
+        assert!(matches!(folder.load(), Err(TokenizerError::TokenId { .. })));
+        let config = (
+            "config.json",
+            json!({"image_token_index": next}).to_string(),
+        );
+        let folder = Folder::new("added-3", &[own(), config]);
+        assert!(matches!(
+            folder.load(),
+            Err(TokenizerError::NoImageToken { .. })
+        ));
+    }
+}

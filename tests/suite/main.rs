@@ -1,0 +1,4 @@
+//! The project's one integration binary.
+
+mod pixels;
+mod prompt;
