@@ -1,3 +1,5 @@
-//! One frozen medical vision-language model, thousands of LayerNorm adapters.
+//! Norma serves one frozen medical vision-language model with many LayerNorm adapters.
+//!
+//! - [`preprocess`]: what lies between a client's bytes and the model's inputs.
 
 pub mod preprocess;

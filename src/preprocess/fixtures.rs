@@ -1,10 +1,14 @@
 //! Two small tokenizers for tests, made in memory: byte-level, as GPT-2's family has it, and pieces
 //! with byte fallback, as Llama's family has it.
 
+use std::fs;
+use std::path::PathBuf;
+
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
-use super::tokenizer::{SpecialTokens, TextTokenizer};
+use super::special::SpecialTokens;
+use super::tokenizer::{TextTokenizer, TokenizerError};
 
 fn special_token(id: usize, text: &str) -> Value {
     json!({"id": id, "content": text, "special": true, "single_word": false,
@@ -98,4 +102,33 @@ pub(super) fn pieces() -> TextTokenizer {
             "fuse_unk": true, "byte_fallback": true},
     });
     tokenizer(&value, None)
+}
+
+/// A folder of the named files, removed at the end.
+pub(super) struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str, files: &[(&str, String)]) -> Self {
+        let path = std::env::temp_dir().join(format!("norma-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        for (file, content) in files {
+            fs::write(path.join(file), content).unwrap();
+        }
+        Self(path)
+    }
+
+    pub fn load(&self) -> Result<TextTokenizer, TokenizerError> {
+        TextTokenizer::from_folder(&self.0, None)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A folder's `tokenizer.json`, with the pieces of [`pieces`].
+pub(super) fn tokenizer_json() -> (&'static str, String) {
+    ("tokenizer.json", pieces().inner().to_string(false).unwrap())
 }

@@ -5,7 +5,8 @@
 //! `[INST] <image>\n{question} [/INST] {answer} </s>[INST] {question} [/INST]`, an instruction of
 //! the system between `<<SYS>>` marks before the first question.
 
-use super::prompt::{ContentPart, Message, PromptError, Role};
+use super::message::{ContentPart, Message, Role};
+use super::prompt::PromptError;
 
 /// The placeholder in the text; no token of the vocabulary.
 pub(super) const IMAGE: &str = "<image>";

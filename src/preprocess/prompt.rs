@@ -5,6 +5,8 @@
 use std::path::Path;
 
 use super::llava_med::{self, Piece};
+use super::message::Message;
+use super::reserved::{self, Reserved};
 use super::template::Template;
 use super::tokenizer::{TextTokenizer, TokenizerError};
 
@@ -72,77 +74,19 @@ impl PromptError {
     }
 }
 
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-impl Role {
-    /// The name that chat templates and clients use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-/// A part of a message. The pictures themselves travel apart, in the order of these parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContentPart {
-    Text(String),
-    Image,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub role: Role,
-    pub content: Vec<ContentPart>,
-}
-
-impl Message {
-    pub fn user(content: Vec<ContentPart>) -> Self {
-        Self {
-            role: Role::User,
-            content,
-        }
-    }
-
-    /// Texts of the message, in order.
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.content.iter().filter_map(|part| match part {
-            ContentPart::Text(text) => Some(text.as_str()),
-            ContentPart::Image => None,
-        })
-    }
-
-    /// How many pictures the message has.
-    pub fn images(&self) -> usize {
-        self.content
-            .iter()
-            .filter(|part| **part == ContentPart::Image)
-            .count()
-    }
-}
-
 /// One row of the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptToken {
+    /// A token of the vocabulary.
     Text(u32),
     /// Row `patch` of picture `image`, both counted from 0 in the order of the messages.
-    Image {
-        image: u32,
-        patch: u32,
-    },
+    Image { image: u32, patch: u32 },
 }
 
 /// A conversation as the model's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
+    /// The rows, in order.
     pub tokens: Vec<PromptToken>,
     /// The text that was tokenised, one placeholder a picture.
     pub text: String,
@@ -207,10 +151,14 @@ impl ChatPrompt {
         if messages.is_empty() {
             return Err(PromptError::NoMessages);
         }
-        self.refuse_reserved(tokenizer, messages)?;
+        let reserved = match &self.kind {
+            Kind::Template(template) => Reserved::new(tokenizer, template.source(), None),
+            Kind::LlavaMed => Reserved::new(tokenizer, "", Some(llava_med::IMAGE)),
+        };
+        reserved.refuse_in(messages)?;
         let row = self.row(tokenizer, messages)?;
-        let neutral = self.row(tokenizer, &neutral(messages))?;
-        if self.controls(tokenizer, &row) != self.controls(tokenizer, &neutral) {
+        let neutral = self.row(tokenizer, &reserved::neutral(messages))?;
+        if reserved.filter(&row.tokens) != reserved.filter(&neutral.tokens) {
             return Err(PromptError::ReservedAcross);
         }
         let images = messages.iter().map(Message::images).sum();
@@ -230,84 +178,6 @@ impl ChatPrompt {
             Kind::LlavaMed => llava_med_row(tokenizer, messages),
         }
     }
-
-    fn refuse_reserved(
-        &self,
-        tokenizer: &TextTokenizer,
-        messages: &[Message],
-    ) -> Result<(), PromptError> {
-        for (index, message) in messages.iter().enumerate() {
-            for text in message.texts() {
-                let token = match &self.kind {
-                    Kind::LlavaMed if text.contains(llava_med::IMAGE) => {
-                        Some(llava_med::IMAGE.to_owned())
-                    }
-                    _ => self.reserved_in(tokenizer, text)?,
-                };
-                if let Some(token) = token {
-                    return Err(PromptError::Reserved {
-                        message: index,
-                        token,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The first control token that the tokenizer finds in a text.
-    fn reserved_in(
-        &self,
-        tokenizer: &TextTokenizer,
-        text: &str,
-    ) -> Result<Option<String>, PromptError> {
-        if let Some(unknown) = unknown(tokenizer).filter(|unknown| text.contains(unknown)) {
-            return Ok(Some(unknown.to_owned()));
-        }
-        let ids = tokenizer.encode(text, false)?;
-        let found = ids.into_iter().find(|&id| self.is_control(tokenizer, id));
-        Ok(found.and_then(|id| tokenizer.inner().id_to_token(id)))
-    }
-
-    /// Whether a token steers the model: a special one, the picture's, or an added one that the
-    /// template writes itself.
-    fn is_control(&self, tokenizer: &TextTokenizer, id: u32) -> bool {
-        let Some(text) = tokenizer
-            .inner()
-            .get_added_vocabulary()
-            .simple_id_to_token(id)
-        else {
-            return tokenizer.image_id() == Some(id);
-        };
-        let written = || match &self.kind {
-            Kind::Template(template) => {
-                !text.trim().is_empty() && template.source().contains(&text)
-            }
-            Kind::LlavaMed => false,
-        };
-        unknown(tokenizer) != Some(&text)
-            && (tokenizer.is_special(id) || tokenizer.image_id() == Some(id) || written())
-    }
-
-    /// The picture places and control tokens of a row, in order.
-    fn controls(&self, tokenizer: &TextTokenizer, row: &Row) -> Vec<Option<u32>> {
-        let tokens = row.tokens.iter().copied();
-        tokens
-            .filter(|token| token.is_none_or(|id| self.is_control(tokenizer, id)))
-            .collect()
-    }
-}
-
-/// The text of the unknown token where it has no other meaning. It steers nothing, and any odd
-/// character may become it.
-fn unknown(tokenizer: &TextTokenizer) -> Option<&str> {
-    let named = &tokenizer.special().named;
-    let text = named.get("unk_token")?;
-    let others = named.iter().filter(|(name, _)| *name != "unk_token");
-    others
-        .into_iter()
-        .all(|(_, other)| other != text)
-        .then_some(text)
 }
 
 /// As transformers' processor does it: the whole rendered text at once, the tokenizer's own
@@ -360,30 +230,16 @@ fn llava_med_row(tokenizer: &TextTokenizer, messages: &[Message]) -> Result<Row,
     Ok(row)
 }
 
-/// The same messages with nothing in their texts: what the template itself puts in.
-fn neutral(messages: &[Message]) -> Vec<Message> {
-    let part = |part: &ContentPart| match part {
-        ContentPart::Text(text) if !text.trim().is_empty() => ContentPart::Text("x".into()),
-        same => same.clone(),
-    };
-    let message = |m: &Message| Message {
-        role: m.role,
-        content: m.content.iter().map(part).collect(),
-    };
-    messages.iter().map(message).collect()
-}
-
 fn expand(tokens: &[Option<u32>], tokens_per_image: usize) -> Vec<PromptToken> {
     let mut out = Vec::with_capacity(tokens.len());
     let mut image = 0;
     for token in tokens {
-        match token {
-            Some(id) => out.push(PromptToken::Text(*id)),
-            None => {
-                let rows = 0..tokens_per_image as u32;
-                out.extend(rows.map(|patch| PromptToken::Image { image, patch }));
-                image += 1;
-            }
+        if let Some(id) = token {
+            out.push(PromptToken::Text(*id));
+        } else {
+            let rows = 0..tokens_per_image as u32;
+            out.extend(rows.map(|patch| PromptToken::Image { image, patch }));
+            image += 1;
         }
     }
     out
@@ -392,6 +248,7 @@ fn expand(tokens: &[Option<u32>], tokens_per_image: usize) -> Vec<PromptToken> {
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::{PIECES, byte_level, pieces};
+    use super::super::message::ContentPart;
     use super::*;
 
     const TEMPLATE: &str = "{% for m in messages %}{% for c in m.content %}\

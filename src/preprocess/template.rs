@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use super::prompt::{ContentPart, Message, PromptError};
-use super::tokenizer::SpecialTokens;
+use super::message::{ContentPart, Message};
+use super::prompt::PromptError;
+use super::special::SpecialTokens;
 
 const NAME: &str = "chat_template";
 const PROBE: &str = "norma probes the template";
@@ -201,6 +202,10 @@ fn without_generation_tags(source: &str) -> String {
 
 /// Python's `json.dumps(value, ensure_ascii=False)`, which transformers puts in the place of
 /// Jinja's own filter; `indent` as there.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja gives keyword arguments by value"
+)]
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let failed = |e: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "a value is not JSON").with_source(e)
