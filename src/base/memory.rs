@@ -1,0 +1,73 @@
+//! How much memory a base takes, and how much the machine has.
+
+use std::fs;
+
+use super::error::BaseError;
+use crate::model::outline::Outline;
+
+/// Bytes of a base's parameters once loaded (f32 today).
+pub fn weight_bytes(outline: &Outline) -> u64 {
+    outline.n_parameters() as u64 * 4
+}
+
+/// Refuses what the machine has no memory for. Where the system does not say how much is free, nothing
+/// is refused.
+pub fn require(what: &str, bytes: u64) -> Result<(), BaseError> {
+    match available() {
+        Some(free) if free < bytes => Err(BaseError::Memory {
+            what: what.into(),
+            need: bytes >> 20,
+            have: free >> 20,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that new allocations may take: what Linux calls available, less where a control group has a
+/// tighter limit.
+pub fn available() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| parse_meminfo(&text))?;
+    let group = |file: &str| -> Option<u64> {
+        fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    match (group("memory.max"), group("memory.current")) {
+        (Some(limit), Some(used)) => Some(machine.min(limit.saturating_sub(used))),
+        _ => Some(machine),
+    }
+}
+
+fn parse_meminfo(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   12345 kB\n";
+        assert_eq!(parse_meminfo(text), Some(12_345 * 1024));
+        assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused() {
+        if available().is_some() {
+            assert!(matches!(
+                require("a base", u64::MAX),
+                Err(BaseError::Memory { .. })
+            ));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The Llama and Mistral decoder: rows of embeddings in, logits of the wanted rows out.
+//!
+//! Reference: `LlamaForCausalLM` and `MistralForCausalLM` of transformers 5.23.
+
+use candle_core::{Result, Tensor};
+
+use super::bank::NormBank;
+use super::config::DecoderConfig;
+use super::kv_cache::KvCache;
+use super::linear::Linear;
+use super::norm_site::{NormContext, NormSite, SiteList, language_rms_norm};
+use super::ops::Kernels;
+use super::ops::activation::{Activation, gated};
+use super::ops::attention::{Heads, attention};
+use super::ops::rope::{RopeTable, rope};
+use super::parameters::{ParameterError, Parameters};
+use super::step::{RowInput, Step, StepTensors};
+
+const PREFIX: &str = "language_model.model";
+const HEAD: &str = "language_model.lm_head";
+
+/// Token embedding, layers, final norm and head.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    config: DecoderConfig,
+    embed_tokens: Tensor,
+    layers: Vec<DecoderLayer>,
+    norm: NormSite,
+    lm_head: Linear,
+    rope: RopeTable,
+    kernels: Kernels,
+}
+
+#[derive(Clone, Debug)]
+struct DecoderLayer {
+    index: usize,
+    input_layernorm: NormSite,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    post_attention_layernorm: NormSite,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    heads: Heads,
+    hidden_act: Activation,
+}
+
+impl Decoder {
+    /// Asks for all parameters and declares all sites.
+    pub fn new(
+        config: &DecoderConfig,
+        parameters: &dyn Parameters,
+        sites: &mut SiteList,
+        kernels: Kernels,
+    ) -> std::result::Result<Self, ParameterError> {
+        let hidden = config.hidden_size;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for layer in 0..config.num_hidden_layers {
+            let norms = ["input_layernorm", "post_attention_layernorm"].map(|name| {
+                let name = format!("{PREFIX}.layers.{layer}.{name}");
+                sites.declare(language_rms_norm(name, hidden), config.rms_norm_eps)
+            });
+            layers.push(DecoderLayer::new(config, layer, norms, parameters)?);
+        }
+        let norm = sites.declare(
+            language_rms_norm(format!("{PREFIX}.norm"), hidden),
+            config.rms_norm_eps,
+        );
+        let embedding = format!("{PREFIX}.embed_tokens");
+        let table = [config.vocab_size, hidden];
+        let embed_tokens = parameters.tensor(&format!("{embedding}.weight"), &table)?;
+        let lm_head = if config.tie_word_embeddings {
+            Linear::shared(parameters, &embedding, &embed_tokens)?
+        } else {
+            Linear::new(parameters, HEAD, &table, false)?
+        };
+        let rope = RopeTable::new(
+            &config.inverse_frequencies(),
+            config.max_position_embeddings,
+            parameters.device(),
+        )
+        .map_err(|source| ParameterError::Tensor {
+            name: "rotary table".into(),
+            source,
+        })?;
+        Ok(Self {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            kernels,
+        })
+    }
+
+    /// Logits of the step's wanted rows, `[wanted, vocab]`.
+    pub fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
+        let tensors = step.tensors(
+            self.config.sliding_window,
+            bank.n_slots(),
+            self.embed_tokens.device(),
+        )?;
+        let context = NormContext {
+            bank,
+            slots: &tensors.slots,
+            kernels: self.kernels,
+        };
+        let mut x = self.embed(step)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, (step, &tensors, cache), &self.rope, context)?;
+        }
+        let x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
+        let context = NormContext {
+            slots: &tensors.logits_slots,
+            ..context
+        };
+        self.lm_head.forward(&self.norm.forward(&x, context)?)
+    }
+
+    /// `[rows, hidden]`: embeddings of tokens, image features where the step says so.
+    fn embed(&self, step: &Step) -> Result<Tensor> {
+        let device = self.embed_tokens.device();
+        let mut tokens = Vec::with_capacity(step.len());
+        for input in &step.inputs {
+            if let RowInput::Token(token) = input {
+                if *token as usize >= self.config.vocab_size {
+                    candle_core::bail!("token {token} is beyond the vocabulary");
+                }
+                tokens.push(*token);
+            }
+        }
+        let embedded = self
+            .embed_tokens
+            .index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?;
+        if tokens.len() == step.len() {
+            return Ok(embedded);
+        }
+        let Some(features) = &step.image_features else {
+            candle_core::bail!("the step has feature rows but no image features")
+        };
+        let n_features = features.dim(0)?;
+        let mut next_token = 0;
+        let mut order = Vec::with_capacity(step.len());
+        for input in &step.inputs {
+            match input {
+                RowInput::Token(_) => {
+                    order.push(next_token);
+                    next_token += 1;
+                }
+                RowInput::Feature(row) if (*row as usize) < n_features => {
+                    order.push(tokens.len() as u32 + row);
+                }
+                RowInput::Feature(row) => {
+                    candle_core::bail!("image feature {row} is beyond the {n_features} given")
+                }
+            }
+        }
+        let order = Tensor::new(order.as_slice(), device)?;
+        Tensor::cat(&[&embedded, features], 0)?.index_select(&order, 0)
+    }
+}
+
+impl DecoderLayer {
+    fn new(
+        config: &DecoderConfig,
+        index: usize,
+        [input_layernorm, post_attention_layernorm]: [NormSite; 2],
+        parameters: &dyn Parameters,
+    ) -> std::result::Result<Self, ParameterError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let q_width = config.num_attention_heads * config.head_dim;
+        let linear = |name: &str, n_out: usize, n_in: usize, bias: bool| {
+            let name = format!("{PREFIX}.layers.{index}.{name}");
+            Linear::new(parameters, &name, &[n_out, n_in], bias)
+        };
+        let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        Ok(Self {
+            index,
+            input_layernorm,
+            q_proj: linear("self_attn.q_proj", q_width, hidden, attention_bias)?,
+            k_proj: linear(
+                "self_attn.k_proj",
+                config.kv_width(),
+                hidden,
+                attention_bias,
+            )?,
+            v_proj: linear(
+                "self_attn.v_proj",
+                config.kv_width(),
+                hidden,
+                attention_bias,
+            )?,
+            o_proj: linear("self_attn.o_proj", hidden, q_width, attention_bias)?,
+            post_attention_layernorm,
+            gate_proj: linear("mlp.gate_proj", inner, hidden, mlp_bias)?,
+            up_proj: linear("mlp.up_proj", inner, hidden, mlp_bias)?,
+            down_proj: linear("mlp.down_proj", hidden, inner, mlp_bias)?,
+            heads: Heads::new(
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+            ),
+            hidden_act: config.hidden_act,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        (step, tensors, cache): (&Step, &StepTensors, Option<&KvCache>),
+        table: &RopeTable,
+        context: NormContext,
+    ) -> Result<Tensor> {
+        let kernels = context.kernels;
+        let h = self.input_layernorm.forward(x, context)?;
+        let q = rope(
+            &self.q_proj.forward(&h)?,
+            &tensors.positions,
+            table,
+            kernels,
+        )?;
+        let k = rope(
+            &self.k_proj.forward(&h)?,
+            &tensors.positions,
+            table,
+            kernels,
+        )?;
+        let v = self.v_proj.forward(&h)?;
+        let (k, v) = step.keys_and_values(self.index, (k, v), cache)?;
+        let h = attention((&q, &k, &v), self.heads, &tensors.layout, kernels)?;
+        let x = (x + self.o_proj.forward(&h)?)?;
+        let h = self.post_attention_layernorm.forward(&x, context)?;
+        let (gate, up) = (self.gate_proj.forward(&h)?, self.up_proj.forward(&h)?);
+        x + self
+            .down_proj
+            .forward(&gated(&gate, &up, self.hidden_act, kernels)?)?
+    }
+}

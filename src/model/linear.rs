@@ -1,0 +1,61 @@
+//! A linear map of a model: one wiring, whether its weight is frozen or trained.
+
+use candle_core::{Result, Tensor};
+
+use super::parameters::{ParameterError, Parameters, Weight};
+
+/// `y = x W^T (+ b)`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Weight,
+}
+
+impl Linear {
+    /// Asks for `name.weight` of `shape` (`[out, ...]`, trailing dimensions flattened) and, with
+    /// `bias`, for `name.bias`.
+    pub fn new(
+        parameters: &dyn Parameters,
+        name: &str,
+        shape: &[usize],
+        bias: bool,
+    ) -> std::result::Result<Self, ParameterError> {
+        let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
+        let weight = weight
+            .flatten_from(1)
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })?;
+        let bias = bias
+            .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
+            .transpose()?;
+        Ok(Self {
+            weight: parameters.linear(name, weight, bias)?,
+        })
+    }
+
+    /// A map that shares a tensor (`[out, in]`) that the model already has: a tied head.
+    pub fn shared(
+        parameters: &dyn Parameters,
+        name: &str,
+        weight: &Tensor,
+    ) -> std::result::Result<Self, ParameterError> {
+        Ok(Self {
+            weight: parameters.linear(name, weight.clone(), None)?,
+        })
+    }
+
+    /// `[rows, in]` to `[rows, out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Frozen(linear) => linear.forward(x),
+            Weight::Trainable { weight, bias } => {
+                let y = x.matmul(&weight.t()?)?;
+                match bias {
+                    Some(bias) => y.broadcast_add(bias),
+                    None => Ok(y),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The model: tensors in, tensors out. It knows no requests, channels or HTTP.
+//!
+//! One forward serves and trains. Everything but the norms is either frozen ([`ops::frozen_linear`]) or,
+//! while a base is pre-trained, a variable; the norms read their values from the [`bank::NormBank`],
+//! every row from the slot of its own adapter. A [`step::Step`] describes the batch: rows of many
+//! sequences, prefill and decode mixed, without padding.
+//!
+//! - [`config`]: what determines the computation; [`parameters`]: where weights come from;
+//!   [`outline`]: which of them a configuration asks for.
+//! - [`ops`]: the operations, each with its backward.
+//! - [`linear`], [`norm_site`]: the two building blocks of a layer.
+//! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
+//! - [`kv_cache`]: keys and values of running sequences.
+
+pub mod bank;
+pub mod clip;
+pub mod config;
+pub mod decoder;
+pub mod kv_cache;
+pub mod linear;
+pub mod llava;
+pub mod norm_site;
+pub mod ops;
+pub mod outline;
+pub mod parameters;
+pub mod step;
+
+use candle_core::{Device, Result, Tensor};
+use norma_adapters::SiteTable;
+
+use bank::NormBank;
+use config::LlavaConfig;
+use kv_cache::KvCache;
+use step::Step;
+
+/// The numbers of a model that its users need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Positions that a sequence may have.
+    pub max_positions: usize,
+    /// Side of the square image in pixels.
+    pub image_size: usize,
+    /// Rows that one image gives to the decoder.
+    pub image_tokens: usize,
+    /// Rows of one image inside the tower, class token included.
+    pub tower_rows: usize,
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Width of a key (and a value) row.
+    pub kv_width: usize,
+}
+
+impl ModelShape {
+    /// The numbers of a LLaVA.
+    pub fn of(config: &LlavaConfig) -> Self {
+        Self {
+            vocab_size: config.decoder.vocab_size,
+            max_positions: config.decoder.max_position_embeddings,
+            image_size: config.vision.image_size,
+            image_tokens: config.vision.image_tokens(),
+            tower_rows: config.vision.n_patches() + 1,
+            n_layers: config.decoder.num_hidden_layers,
+            kv_width: config.decoder.kv_width(),
+        }
+    }
+}
+
+/// A medical vision-language model whose norms read their values from a bank.
+pub trait MedVlm: Send {
+    /// Its norm sites in the fixed order of bank rows.
+    fn sites(&self) -> &SiteTable;
+
+    /// Its numbers.
+    fn shape(&self) -> &ModelShape;
+
+    /// The device that it lives on.
+    fn device(&self) -> &Device;
+
+    /// Features of `n` images, `[n * image_tokens, hidden]`. `pixels`: `[n, 3, size, size]`, normalised;
+    /// `slots`: the adapter slot of each image.
+    fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor>;
+
+    /// Logits of the step's wanted rows, `[wanted, vocab]`. `cache` is needed if the step stores its keys.
+    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor>;
+}

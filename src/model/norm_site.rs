@@ -1,0 +1,88 @@
+//! A norm of a model: which site of the bank it reads, and how it normalises.
+
+use candle_core::{Result, Tensor};
+use norma_adapters::{Part, Site, SiteKind};
+
+use super::bank::NormBank;
+use super::ops::norm::{Statistic, norm};
+use super::ops::{Kernels, RowIndex};
+
+/// Collects a family's sites in the order in which it declares them.
+#[derive(Debug, Default)]
+pub struct SiteList(Vec<Site>);
+
+impl SiteList {
+    /// Declares a site and returns the norm that reads it. `used`: whether the forward reaches it.
+    pub fn declare(&mut self, site: Site, eps: f32) -> NormSite {
+        let statistic = match site.kind {
+            SiteKind::LayerNorm => Statistic::Centred,
+            SiteKind::RmsNorm | SiteKind::RmsNormOffset => Statistic::Uncentred,
+        };
+        self.0.push(site);
+        NormSite {
+            site: self.0.len() - 1,
+            statistic,
+            eps,
+        }
+    }
+
+    /// The sites declared so far.
+    pub fn into_sites(self) -> Vec<Site> {
+        self.0
+    }
+}
+
+/// A LayerNorm with bias of a vision tower.
+pub fn vision_layer_norm(name: String, width: usize, used: bool) -> Site {
+    Site {
+        name,
+        kind: SiteKind::LayerNorm,
+        width,
+        part: Part::Vision,
+        used,
+    }
+}
+
+/// An RMSNorm of a decoder.
+pub fn language_rms_norm(name: String, width: usize) -> Site {
+    Site {
+        name,
+        kind: SiteKind::RmsNorm,
+        width,
+        part: Part::Language,
+        used: true,
+    }
+}
+
+/// What every norm of a forward pass shares.
+#[derive(Clone, Copy, Debug)]
+pub struct NormContext<'a> {
+    /// The values.
+    pub bank: &'a NormBank,
+    /// The slot of every row.
+    pub slots: &'a RowIndex,
+    /// Fused or composed.
+    pub kernels: Kernels,
+}
+
+/// One norm.
+#[derive(Clone, Copy, Debug)]
+pub struct NormSite {
+    site: usize,
+    statistic: Statistic,
+    eps: f32,
+}
+
+impl NormSite {
+    /// Normalises `x`, `[rows, width]`.
+    pub fn forward(&self, x: &Tensor, context: NormContext) -> Result<Tensor> {
+        let values = context.bank.site(self.site)?;
+        norm(
+            x,
+            values,
+            context.slots,
+            (self.statistic, self.eps),
+            context.kernels,
+        )
+    }
+}

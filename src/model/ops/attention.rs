@@ -1,0 +1,295 @@
+//! Attention over a ragged batch: every segment of query rows sees its own list of key rows.
+//!
+//! The keys of a segment are spans of rows of one key tensor. While training that tensor holds the
+//! batch's own keys, and several segments may share a span (questions behind one image); while serving
+//! it is the KV cache, and the spans are a sequence's blocks. Nothing is padded.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+
+use super::Kernels;
+use super::cpu::{self, attention::KvColumns, contiguous_slice};
+
+/// The shape of the heads: `n_heads` queries share `n_kv_heads` keys in equal groups.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// The width of one head.
+    pub head_dim: usize,
+    /// What multiplies the scores before the softmax.
+    pub scale: f32,
+}
+
+impl Heads {
+    /// The usual scale, `1 / sqrt(head_dim)`.
+    pub fn new(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale: (head_dim as f32).sqrt().recip(),
+        }
+    }
+
+    pub(super) fn kv_columns(&self, head: usize) -> KvColumns {
+        let kv_head = head / (self.n_heads / self.n_kv_heads);
+        KvColumns {
+            stride: self.n_kv_heads * self.head_dim,
+            columns: kv_head * self.head_dim..(kv_head + 1) * self.head_dim,
+        }
+    }
+}
+
+/// Which keys of its segment a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// All of them.
+    Bidirectional,
+    /// Those at its own position and before; with a window, only the last `window` of them.
+    Causal {
+        /// Mistral's sliding window, in positions.
+        window: Option<usize>,
+    },
+}
+
+/// Query rows that see the same keys, up to the mask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The query rows.
+    pub rows: Range<usize>,
+    /// The key rows in the order of their positions. The last `rows.len()` positions are the queries' own.
+    pub keys: Vec<Range<usize>>,
+}
+
+impl Segment {
+    /// The number of keys.
+    pub fn n_keys(&self) -> usize {
+        self.keys.iter().map(Range::len).sum()
+    }
+}
+
+/// The segments of a batch and their mask.
+#[derive(Clone, Debug)]
+pub struct AttentionLayout {
+    segments: Arc<[Segment]>,
+    mask: Mask,
+}
+
+impl AttentionLayout {
+    /// Segments must cover the query rows in order, without gaps, and hold at least as many keys as rows.
+    pub fn new(segments: Vec<Segment>, mask: Mask) -> Result<Self> {
+        let mut next = 0;
+        for segment in &segments {
+            if segment.rows.start != next || segment.rows.is_empty() {
+                bail!("segment {:?} does not follow row {next}", segment.rows);
+            }
+            if segment.n_keys() < segment.rows.len() {
+                bail!(
+                    "segment {:?} has fewer keys ({}) than rows",
+                    segment.rows,
+                    segment.n_keys()
+                );
+            }
+            next = segment.rows.end;
+        }
+        Ok(Self {
+            segments: segments.into(),
+            mask,
+        })
+    }
+
+    /// Equal runs of `rows` rows that see themselves only: the images of a vision tower.
+    pub fn blocks(n: usize, rows: usize) -> Result<Self> {
+        let block = |i: usize| i * rows..(i + 1) * rows;
+        let segments = (0..n)
+            .map(|i| Segment {
+                rows: block(i),
+                keys: vec![block(i)],
+            })
+            .collect();
+        Self::new(segments, Mask::Bidirectional)
+    }
+
+    /// The same segments under another mask.
+    pub fn with_mask(&self, mask: Mask) -> Self {
+        Self {
+            segments: self.segments.clone(),
+            mask,
+        }
+    }
+
+    /// The segments, in row order.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The positions of a segment's keys that its query `row` sees.
+    pub fn visible(&self, segment: &Segment, row: usize) -> Range<usize> {
+        let n_keys = segment.n_keys();
+        match self.mask {
+            Mask::Bidirectional => 0..n_keys,
+            Mask::Causal { window } => {
+                let end = n_keys + row + 1 - segment.rows.end;
+                end.saturating_sub(window.unwrap_or(end))..end
+            }
+        }
+    }
+
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<()> {
+        let (rows, q_width) = q.dims2()?;
+        let (n_keys, kv_width) = k.dims2()?;
+        if v.dims2()? != (n_keys, kv_width)
+            || q_width != heads.n_heads * heads.head_dim
+            || kv_width != heads.n_kv_heads * heads.head_dim
+        {
+            bail!(
+                "attention got q {:?}, k {:?}, v {:?} for {heads:?}",
+                q.shape(),
+                k.shape(),
+                v.shape()
+            );
+        }
+        let covered = self.segments.last().map_or(0, |segment| segment.rows.end);
+        let last_key = self
+            .segments
+            .iter()
+            .flat_map(|s| &s.keys)
+            .map(|span| span.end)
+            .max();
+        if covered != rows || last_key > Some(n_keys) {
+            bail!("segments cover {covered} rows of {rows}, keys to {last_key:?} of {n_keys}");
+        }
+        Ok(())
+    }
+}
+
+/// `softmax(q k^T * scale) v` by segment. `q`: `[rows, n_heads * head_dim]`; `k` and `v`:
+/// `[keys, n_kv_heads * head_dim]`; the result has the shape of `q`.
+pub fn attention(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    heads: Heads,
+    layout: &AttentionLayout,
+    kernels: Kernels,
+) -> Result<Tensor> {
+    layout.check(q, k, v, heads)?;
+    match kernels {
+        Kernels::Fused => {
+            let op = Attention {
+                heads,
+                layout: layout.clone(),
+            };
+            q.contiguous()?
+                .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        }
+        Kernels::Composed => composed((q, k, v), heads, layout),
+    }
+}
+
+fn composed(
+    (q, k, v): (&Tensor, &Tensor, &Tensor),
+    heads: Heads,
+    layout: &AttentionLayout,
+) -> Result<Tensor> {
+    let dtype = q.dtype();
+    let group = heads.n_heads / heads.n_kv_heads;
+    let outputs = layout.segments.iter().map(|segment| {
+        let (n_rows, n_keys) = (segment.rows.len(), segment.n_keys());
+        let q = q
+            .narrow(0, segment.rows.start, n_rows)?
+            .reshape((n_rows, heads.n_kv_heads, group, heads.head_dim))?
+            .permute((1, 2, 0, 3))?
+            .contiguous()?
+            .reshape((heads.n_kv_heads, group * n_rows, heads.head_dim))?
+            .to_dtype(DType::F32)?; // [kv_heads, group * rows, head_dim]
+        let gather = |t: &Tensor| {
+            let spans: Vec<Tensor> = segment
+                .keys
+                .iter()
+                .map(|span| t.narrow(0, span.start, span.len()))
+                .collect::<Result<_>>()?;
+            Tensor::cat(&spans, 0)?
+                .reshape((n_keys, heads.n_kv_heads, heads.head_dim))?
+                .transpose(0, 1)?
+                .contiguous()?
+                .to_dtype(DType::F32) // [kv_heads, keys, head_dim]
+        };
+        let (k, v) = (gather(k)?, gather(v)?);
+        let mask: Vec<f32> = (0..group)
+            .flat_map(|_| segment.rows.clone())
+            .flat_map(|row| {
+                let visible = layout.visible(segment, row);
+                (0..n_keys).map(move |key| {
+                    if visible.contains(&key) {
+                        0.0
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
+            })
+            .collect();
+        let mask = Tensor::from_vec(mask, (1, group * n_rows, n_keys), q.device())?;
+        let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale))?.broadcast_add(&mask)?;
+        // The largest score is a constant of the softmax, so it needs no gradient.
+        let scores = scores
+            .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
+            .exp()?;
+        let p = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+        p.matmul(&v)?
+            .reshape((heads.n_kv_heads, group, n_rows, heads.head_dim))?
+            .permute((2, 0, 1, 3))?
+            .reshape((n_rows, heads.n_heads * heads.head_dim)) // [rows, heads * head_dim]
+    });
+    Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)?.to_dtype(dtype)
+}
+
+struct Attention {
+    heads: Heads,
+    layout: AttentionLayout,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (
+            contiguous_slice(q, q_layout)?,
+            contiguous_slice(k, k_layout)?,
+            contiguous_slice(v, v_layout)?,
+        );
+        let out = cpu::attention::forward(q, k, v, self.heads, &self.layout);
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dq, dk, dv] = cpu::with_slices([q, k, v, grad], |slices| {
+            Ok(cpu::attention::backward(slices, self.heads, &self.layout))
+        })?;
+        Ok((
+            Some(Tensor::from_vec(dq, q.shape(), q.device())?),
+            Some(Tensor::from_vec(dk, k.shape(), k.device())?),
+            Some(Tensor::from_vec(dv, v.shape(), v.device())?),
+        ))
+    }
+}

@@ -1,0 +1,81 @@
+//! The loops behind the fused CPU operations: plain slices in, plain vectors out.
+//!
+//! Nothing here knows of gradients, sites or sequences beyond the numbers it is given. Every sum runs
+//! in an order that depends on the shape of one row alone, so a row's result does not depend on what
+//! else is in the batch.
+
+pub mod attention;
+pub mod lanes;
+pub mod norm;
+
+use std::array;
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+
+/// Runs `f` over the contiguous `f32` contents of CPU tensors.
+pub fn with_slices<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<R>,
+) -> Result<R> {
+    let contiguous: Vec<Tensor> = tensors
+        .iter()
+        .map(|tensor| tensor.contiguous())
+        .collect::<Result<_>>()?;
+    let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = array::from_fn(|_| &[][..]);
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("a fused operation met a tensor that is not on the CPU")
+        };
+        *slice = contiguous_slice(storage, layout)?;
+    }
+    f(slices)
+}
+
+/// The elements of a contiguous `f32` tensor.
+pub fn contiguous_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!(
+            "a fused operation wants contiguous tensors, got strides {:?}",
+            layout.stride()
+        )
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// A matrix whose rows are contiguous and a constant distance apart: a run of columns of a bank.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Views a two-dimensional tensor whose last dimension is contiguous.
+    pub fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let (_, width) = layout.shape().dims2()?;
+        let [stride, 1] = *layout.stride() else {
+            bail!("rows must be contiguous, got strides {:?}", layout.stride())
+        };
+        Ok(Self {
+            data: &storage.as_slice::<f32>()?[layout.start_offset()..],
+            stride,
+            width,
+        })
+    }
+
+    /// Views a contiguous matrix of rows of `width`.
+    pub fn contiguous(data: &'a [f32], width: usize) -> Self {
+        Self {
+            data,
+            stride: width,
+            width,
+        }
+    }
+
+    /// Row `index`, `[width]`.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..index * self.stride + self.width]
+    }
+}

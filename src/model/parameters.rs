@@ -1,0 +1,97 @@
+//! Where a model's parameters come from: a checkpoint (frozen) or a trainer (variables).
+//!
+//! A model asks for parameters by canonical name and shape, and does not know which of the two it
+//! gets. Norm values are not parameters in this sense: they live in the bank.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use thiserror::Error;
+
+use super::ops::frozen_linear::{DenseLinear, FrozenLinear};
+
+/// Why a parameter could not be had.
+#[derive(Debug, Error)]
+pub enum ParameterError {
+    /// The checkpoint has no such tensor.
+    #[error("tensor `{name}` is missing{}", place(.file.as_ref()))]
+    Missing {
+        /// Canonical name.
+        name: String,
+        /// The file that should hold it, where one is known.
+        file: Option<String>,
+    },
+    /// The tensor has another shape than the configuration says.
+    #[error("tensor `{name}`{} has shape {got:?}, the configuration wants {want:?}", place(.file.as_ref()))]
+    Shape {
+        /// Canonical name.
+        name: String,
+        /// The file that holds it, where one is known.
+        file: Option<String>,
+        /// The shape in the file.
+        got: Vec<usize>,
+        /// The shape that the configuration implies.
+        want: Vec<usize>,
+    },
+    /// The tensor's element type is none that a base may have.
+    #[error("tensor `{name}`{} has dtype {got}, only F32, F16 and BF16 are read", place(.file.as_ref()))]
+    Dtype {
+        /// Canonical name.
+        name: String,
+        /// The file that holds it, where one is known.
+        file: Option<String>,
+        /// The dtype in the file.
+        got: String,
+    },
+    /// The tensor library failed.
+    #[error("tensor `{name}` could not be read")]
+    Tensor {
+        /// Canonical name.
+        name: String,
+        /// What failed.
+        source: candle_core::Error,
+    },
+}
+
+fn place(file: Option<&String>) -> String {
+    file.map(|file| format!(" of `{file}`")).unwrap_or_default()
+}
+
+/// A weight `[out, in]` with its bias, and whether it is trained.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Never changes; its backward goes to the input only.
+    Frozen(Arc<dyn FrozenLinear>),
+    /// Gets gradients.
+    Trainable {
+        /// `[out, in]`.
+        weight: Tensor,
+        /// `[out]`.
+        bias: Option<Tensor>,
+    },
+}
+
+/// A source of parameters by canonical name.
+pub trait Parameters {
+    /// The device that parameters are made on.
+    fn device(&self) -> &Device;
+
+    /// A tensor of this shape in f32.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError>;
+
+    /// What runs the linear map of `weight` (`[out, in]`) and `bias` (`[out]`), both made by
+    /// [`Parameters::tensor`] as `name.weight` and `name.bias`. The default is frozen.
+    fn linear(
+        &self,
+        name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Weight, ParameterError> {
+        let linear = DenseLinear::new(&weight, bias.as_ref());
+        let linear = linear.map_err(|source| ParameterError::Tensor {
+            name: name.into(),
+            source,
+        })?;
+        Ok(Weight::Frozen(Arc::new(linear)))
+    }
+}
