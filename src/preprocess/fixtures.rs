@@ -2,9 +2,10 @@
 //! with byte fallback, as Llama's family has it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
 use super::special::SpecialTokens;
@@ -105,26 +106,23 @@ pub(super) fn pieces() -> TextTokenizer {
 }
 
 /// A folder of the named files, removed at the end.
-pub(super) struct Folder(pub PathBuf);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    pub fn new(name: &str, files: &[(&str, String)]) -> Self {
-        let path = std::env::temp_dir().join(format!("norma-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
+    pub fn new(files: &[(&str, String)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         for (file, content) in files {
-            fs::write(path.join(file), content).unwrap();
+            fs::write(folder.path().join(file), content).unwrap();
         }
-        Self(path)
+        Self(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     pub fn load(&self) -> Result<TextTokenizer, TokenizerError> {
-        TextTokenizer::from_folder(&self.0, None)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        TextTokenizer::from_folder(self.path(), None)
     }
 }
 

@@ -269,23 +269,16 @@ mod tests {
                 json!({"eos_token": {"content": "</s>"}}).to_string(),
             )
         };
-        let eos = |name: &str, files: &[(&str, String)]| {
-            Folder::new(name, files).load().unwrap().eos_ids().to_vec()
-        };
+        let eos = |files: &[(&str, String)]| Folder::new(files).load().unwrap().eos_ids().to_vec();
         assert_eq!(
-            eos(
-                "eos-1",
-                &[tokenizer_json(), config(), generation(), named()]
-            ),
+            eos(&[tokenizer_json(), config(), generation(), named()]),
             [2, 9]
         );
-        assert_eq!(eos("eos-2", &[tokenizer_json(), config(), named()]), [7]);
-        assert_eq!(eos("eos-3", &[tokenizer_json(), named()]), [2]);
-        assert!(eos("eos-4", &[tokenizer_json()]).is_empty());
+        assert_eq!(eos(&[tokenizer_json(), config(), named()]), [7]);
+        assert_eq!(eos(&[tokenizer_json(), named()]), [2]);
+        assert!(eos(&[tokenizer_json()]).is_empty());
         let wrong = ("config.json", json!({"eos_token_id": "two"}).to_string());
-        let error = Folder::new("eos-5", &[tokenizer_json(), wrong])
-            .load()
-            .unwrap_err();
+        let error = Folder::new(&[tokenizer_json(), wrong]).load().unwrap_err();
         assert!(
             matches!(
                 error,
@@ -301,14 +294,11 @@ mod tests {
     #[test]
     fn a_piece_that_a_file_calls_special_is_found_in_texts() {
         let piece = "▁a";
-        let plain = Folder::new("plain", &[tokenizer_json()]).load().unwrap();
+        let plain = Folder::new(&[tokenizer_json()]).load().unwrap();
         let id = plain.inner().token_to_id(piece).unwrap();
         assert!(!plain.is_special(id));
         let named = json!({"image_token": piece}).to_string();
-        let folder = Folder::new(
-            "named",
-            &[tokenizer_json(), ("tokenizer_config.json", named)],
-        );
+        let folder = Folder::new(&[tokenizer_json(), ("tokenizer_config.json", named)]);
         let tokenizer = folder.load().unwrap();
         assert!(tokenizer.is_special(id));
         assert_eq!(tokenizer.image_id(), Some(id));
@@ -329,15 +319,15 @@ mod tests {
             "config.json",
             json!({"image_token_index": next}).to_string(),
         );
-        let folder = Folder::new("added-1", &[tokenizer_json(), listed(next), config]);
+        let folder = Folder::new(&[tokenizer_json(), listed(next), config]);
         assert_eq!(folder.load().unwrap().image_id(), Some(next as u32));
-        let folder = Folder::new("added-2", &[tokenizer_json(), listed(next + 5)]);
+        let folder = Folder::new(&[tokenizer_json(), listed(next + 5)]);
         assert!(matches!(folder.load(), Err(TokenizerError::TokenId { .. })));
         let config = (
             "config.json",
             json!({"image_token_index": next}).to_string(),
         );
-        let folder = Folder::new("added-3", &[tokenizer_json(), config]);
+        let folder = Folder::new(&[tokenizer_json(), config]);
         assert!(matches!(
             folder.load(),
             Err(TokenizerError::NoImageToken { .. })

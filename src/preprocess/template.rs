@@ -263,6 +263,7 @@ impl Formatter for Spaced {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::Folder;
     use super::*;
 
     fn user(text: &str) -> Message {
@@ -353,5 +354,23 @@ mod tests {
         );
         assert_eq!(default_source(&serde_json::json!("s")), Some("s"));
         assert_eq!(default_source(&serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn a_folder_is_searched_from_the_newest_form_to_the_oldest() {
+        let file = |name, content: &str| (name, content.to_owned());
+        let jinja = file("chat_template.jinja", "new");
+        let json = file("chat_template.json", "{\"chat_template\": \"old\"}");
+        let oldest = file("tokenizer_config.json", "{\"chat_template\": \"oldest\"}");
+        let none = file("tokenizer_config.json", "{}");
+        let found = |files: &[(&str, String)]| {
+            let template = Template::from_folder(Folder::new(files).path()).unwrap();
+            template.map(|template| template.source)
+        };
+        let all = [jinja, json, oldest];
+        assert_eq!(found(&all).as_deref(), Some("new"));
+        assert_eq!(found(&all[1..]).as_deref(), Some("old"));
+        assert_eq!(found(&all[2..]).as_deref(), Some("oldest"));
+        assert_eq!(found(&[none]), None);
     }
 }

@@ -205,19 +205,19 @@ mod tests {
 
     #[test]
     fn sentencepiece_alone_is_refused_with_both_names() {
-        let folder = Folder::new("sentencepiece", &[("tokenizer.model", String::new())]);
+        let folder = Folder::new(&[("tokenizer.model", String::new())]);
         let error = folder.load().unwrap_err().to_string();
         assert!(
             error.contains("tokenizer.model") && error.contains("tokenizer.json"),
             "{error}"
         );
         let (_, json) = tokenizer_json();
-        let other = Folder::new("override", &[("other.json", json)]);
-        let path = other.0.join("other.json");
-        assert!(TextTokenizer::from_folder(&folder.0, Some(&path)).is_ok());
-        let none = Folder::new("none", &[]);
+        let other = Folder::new(&[("other.json", json)]);
+        let path = other.path().join("other.json");
+        assert!(TextTokenizer::from_folder(folder.path(), Some(&path)).is_ok());
+        let none = Folder::new(&[]);
         assert!(matches!(none.load(), Err(TokenizerError::Missing { .. })));
-        let broken = Folder::new("broken", &[("tokenizer.json", "{}".into())]);
+        let broken = Folder::new(&[("tokenizer.json", "{}".into())]);
         assert!(matches!(broken.load(), Err(TokenizerError::Invalid { .. })));
     }
 }
