@@ -10,4 +10,6 @@ mod golden;
 mod mixed_batches;
 mod ops;
 mod parity;
+mod pixels;
+mod prompt;
 mod sites;
