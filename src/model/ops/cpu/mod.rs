@@ -5,6 +5,7 @@
 //! else is in the batch.
 
 pub mod attention;
+pub mod lane_block;
 pub mod lanes;
 pub mod norm;
 pub mod packed;
