@@ -6,6 +6,9 @@
 )]
 
 mod base;
+mod engine;
+mod engine_llava;
+mod engine_toy;
 mod golden;
 mod mixed_batches;
 mod ops;
