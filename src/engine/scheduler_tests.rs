@@ -107,7 +107,7 @@ fn a_request_without_a_slot_is_passed_but_not_for_ever() {
     assert_eq!(admitted(&mut scheduler), [0, 2, 3, 4]);
     assert_eq!(scheduler.adapters(), [vec![generation(1); 2], [2, 1, 1].map(generation).to_vec()]);
     scheduler.end(SequenceId(0));
-    assert_eq!(admitted(&mut scheduler), [], "the other user of its slot still runs");
+    assert!(admitted(&mut scheduler).is_empty(), "the other user of its slot still runs");
     scheduler.end(SequenceId(3));
     let next = scheduler.admit_next();
     assert_eq!(next, Some(Admission { id: SequenceId(1), slot: 1, fill: true }));

@@ -6,6 +6,9 @@
 )]
 
 mod base;
+mod engine;
+mod engine_llava;
+mod engine_toy;
 mod golden;
 mod http_access;
 mod http_adapters;
