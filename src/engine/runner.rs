@@ -296,3 +296,7 @@ fn scheduler(config: &EngineConfig) -> Scheduler {
     let blocks = BlockPool::new(config.n_blocks(), config.block_rows);
     Scheduler::new(limits, blocks, SlotTable::new(config.bank_slots))
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -156,9 +156,8 @@ fn a_request_without_a_slot_is_passed_but_not_for_ever() {
         [vec![generation(1); 2], [2, 1, 1].map(generation).to_vec()]
     );
     scheduler.end(SequenceId(0));
-    assert_eq!(
-        admitted(&mut scheduler),
-        [],
+    assert!(
+        admitted(&mut scheduler).is_empty(),
         "the other user of its slot still runs"
     );
     scheduler.end(SequenceId(3));

@@ -35,7 +35,11 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
         bar.set_position(progress.step as u64);
         bar.set_message(progress.to_string());
         if progress.step % 50 == 0 && bar.is_hidden() {
-            println!("{:>6.0} s  {:>5}  {progress}", start.elapsed().as_secs_f64(), progress.step);
+            println!(
+                "{:>6.0} s  {:>5}  {progress}",
+                start.elapsed().as_secs_f64(),
+                progress.step
+            );
         }
     })?;
     bar.finish_and_clear();
@@ -46,7 +50,13 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
         let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
         let teacher = Teacher::new()?;
-        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, false)?);
+        print_summary(&evaluate(
+            &base.model,
+            norms.bank(),
+            &teacher,
+            &examples,
+            false,
+        )?);
     }
     Ok(())
 }
@@ -58,7 +68,10 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let teacher = Teacher::new()?;
     let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
     let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
-    let lessons = train.iter().map(|one| teacher.lesson(one)).collect::<Result<Vec<_>>>()?;
+    let lessons = train
+        .iter()
+        .map(|one| teacher.lesson(one))
+        .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let bar = bar(recipe.tune.schedule.steps as u64);
     let tuned = norma_trainer::tune::tune(&base, &lessons, &recipe.tune, |event| match event {
@@ -77,7 +90,13 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
     let measure = |row: &[f32]| -> Result<Summary> {
         let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-        evaluate(&base.model, norms.bank(), &teacher, &test, recipe.task != Task::Pretrain)
+        evaluate(
+            &base.model,
+            norms.bank(),
+            &teacher,
+            &test,
+            recipe.task != Task::Pretrain,
+        )
     };
     let (before, after) = (measure(&base.row)?, measure(&tuned.row)?);
     println!("before");
@@ -118,10 +137,21 @@ pub fn eval(arguments: &Eval) -> Result<()> {
         }
     };
     let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
-    let examples = examples(arguments.task, arguments.split, arguments.seed, arguments.count)?;
+    let examples = examples(
+        arguments.task,
+        arguments.split,
+        arguments.seed,
+        arguments.count,
+    )?;
     let fixed_code = arguments.task != Task::Pretrain;
     let teacher = Teacher::new()?;
-    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, fixed_code)?);
+    print_summary(&evaluate(
+        &base.model,
+        norms.bank(),
+        &teacher,
+        &examples,
+        fixed_code,
+    )?);
     Ok(())
 }
 
@@ -130,11 +160,14 @@ pub fn export(arguments: &Export) -> Result<()> {
     std::fs::create_dir_all(&arguments.out)
         .with_context(|| format!("cannot make the folder {}", arguments.out.display()))?;
     let mut truth = Vec::new();
-    for (task, scanner) in
-        [(Task::Pretrain, "film"), (Task::Inverted, "inverted"), (Task::LowDose, "low-dose")]
-    {
-        for (index, example) in
-            examples(task, Split::Test, arguments.seed, arguments.count)?.iter().enumerate()
+    for (task, scanner) in [
+        (Task::Pretrain, "film"),
+        (Task::Inverted, "inverted"),
+        (Task::LowDose, "low-dose"),
+    ] {
+        for (index, example) in examples(task, Split::Test, arguments.seed, arguments.count)?
+            .iter()
+            .enumerate()
         {
             let name = format!("{scanner}-{}.png", index + 1);
             let path = arguments.out.join(&name);
@@ -153,7 +186,10 @@ pub fn export(arguments: &Export) -> Result<()> {
         }
     }
     let text = serde_json::to_string_pretty(&Value::Array(truth))?;
-    write(&arguments.out.join("truth.json"), format!("{text}\n").as_bytes())
+    write(
+        &arguments.out.join("truth.json"),
+        format!("{text}\n").as_bytes(),
+    )
 }
 
 fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
@@ -206,7 +242,10 @@ fn print_summary(summary: &Summary) {
     for (kind, score) in &summary.by_kind {
         let name = serde_json::to_value(kind).ok();
         let name = name.as_ref().and_then(Value::as_str).unwrap_or("?");
-        let prior = summary.priors.get(kind).map_or(0.0, |prior| prior.score.value);
+        let prior = summary
+            .priors
+            .get(kind)
+            .map_or(0.0, |prior| prior.score.value);
         line(name, score);
         println!("{:>24.1} %  prior", 100.0 * prior);
     }

@@ -26,10 +26,16 @@ pub fn answers(
     teacher: &Teacher,
     examples: &[Example],
 ) -> Result<Vec<Vec<String>>> {
-    let limits = Limits { max_tokens: MAX_TOKENS, end: &[EOS] };
+    let limits = Limits {
+        max_tokens: MAX_TOKENS,
+        end: &[EOS],
+    };
     let mut texts = Vec::with_capacity(examples.len());
     for chunk in examples.chunks(TOGETHER) {
-        let lessons = chunk.iter().map(|one| teacher.lesson(one)).collect::<Result<Vec<Lesson>>>()?;
+        let lessons = chunk
+            .iter()
+            .map(|one| teacher.lesson(one))
+            .collect::<Result<Vec<Lesson>>>()?;
         let pixels = pixels(lessons.iter(), model.shape().image_size, model.device())?;
         let features = model.encode_images(&pixels, &vec![0; chunk.len()], bank)?;
         let dialogues: Vec<_> = lessons.iter().map(|lesson| &lesson.dialogue).collect();

@@ -113,10 +113,16 @@ pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> R
     let row = neutral_row(model.sites());
     let norms = NormVariables::new(model.sites(), &row, Some(Scope::All), &device)?;
 
-    let trained: Vec<NamedVar> =
-        variables.all().into_iter().chain(norms.all().iter().cloned()).collect();
+    let trained: Vec<NamedVar> = variables
+        .all()
+        .into_iter()
+        .chain(norms.all().iter().cloned())
+        .collect();
     let shards = Shards::new(recipe.shards)?;
-    let phases = [(Phase::WarmUp, recipe.warm_up), (Phase::Joint, recipe.joint)];
+    let phases = [
+        (Phase::WarmUp, recipe.warm_up),
+        (Phase::Joint, recipe.joint),
+    ];
     let steps = recipe.warm_up.steps + recipe.joint.steps;
     let data = produce(recipe.clone());
     let mut done = 0;
@@ -139,7 +145,10 @@ pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> R
                         let answers = answer_loss(&model, norms.bank(), &shard.packed, features)?;
                         let answers = (answers * shard.share.1)?;
                         let value = f64::from(answers.to_scalar::<f32>()?);
-                        answer_losses.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+                        answer_losses
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(value);
                         let labels = (labels * (shard.share.0 * recipe.label_weight))?;
                         Ok((answers + labels)?)
                     }
@@ -149,12 +158,24 @@ pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> R
             clip(&mut gradients, recipe.clip);
             optimizer.step(&gradients, schedule.rate(step))?;
             done += 1;
-            let answers = answer_losses.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let answers = answer_losses
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner);
             let answers = (phase == Phase::Joint).then(|| answers.iter().sum());
-            report(&Progress { step: done, steps, answers, loss });
+            report(&Progress {
+                step: done,
+                steps,
+                answers,
+                loss,
+            });
         }
     }
-    Ok(Pretrained { config, model, weights, norms })
+    Ok(Pretrained {
+        config,
+        model,
+        weights,
+        norms,
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -166,10 +187,17 @@ enum Phase {
 impl Phase {
     fn group(self, recipe: &PretrainRecipe, variable: &NamedVar) -> Group {
         let tower = variable.name.starts_with("vision_tower");
-        let rate_scale = if tower && self == Self::Joint { recipe.tower_rate } else { 1.0 };
+        let rate_scale = if tower && self == Self::Joint {
+            recipe.tower_rate
+        } else {
+            1.0
+        };
         let matrix = variable.var.dims().iter().filter(|dim| **dim > 1).count() > 1;
         let weight_decay = if matrix { recipe.weight_decay } else { 0.0 };
-        Group { rate_scale, weight_decay }
+        Group {
+            rate_scale,
+            weight_decay,
+        }
     }
 }
 
@@ -185,8 +213,10 @@ fn produce(recipe: PretrainRecipe) -> Receiver<Result<Vec<Shard>>> {
                 return;
             }
         };
-        let phases =
-            [(recipe.warm_up.steps, recipe.films.0), (recipe.joint.steps, recipe.films.1)];
+        let phases = [
+            (recipe.warm_up.steps, recipe.films.0),
+            (recipe.joint.steps, recipe.films.1),
+        ];
         let mut first = 0;
         for (steps, films) in phases {
             for _ in 0..steps {
@@ -212,7 +242,12 @@ fn step_data(recipe: &PretrainRecipe, teacher: &Teacher, films: Range<u64>) -> R
             labels.push(example.labels());
         }
         let packed = pack(lessons.iter().map(|lesson| &lesson.dialogue));
-        shards.push(Shard { pixels: lessons, packed, labels, share: (0.0, 0.0) });
+        shards.push(Shard {
+            pixels: lessons,
+            packed,
+            labels,
+            share: (0.0, 0.0),
+        });
     }
     let films: usize = shards.iter().map(|shard| shard.labels.len()).sum();
     let tokens: usize = shards.iter().map(|shard| shard.packed.targets.len()).sum();
