@@ -17,8 +17,9 @@ mod original;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use norma_adapters::{Digest, SiteTable};
 use serde_json::Value;
 
@@ -30,8 +31,9 @@ use crate::model::MedVlm;
 use crate::model::config::LlavaConfig;
 use crate::model::llava::Llava;
 use crate::model::ops::Kernels;
+use crate::model::ops::frozen_linear::PackedLinear;
 use crate::model::outline::Outline;
-use crate::model::parameters::{ParameterError, Parameters};
+use crate::model::parameters::{ParameterError, Parameters, Weight};
 
 /// What a folder alone does not say.
 #[derive(Clone, Debug)]
@@ -132,13 +134,50 @@ impl Base {
     /// Loads the model, unless the machine has too little memory.
     pub fn load(&self, kernels: Kernels) -> Result<Llava, BaseError> {
         memory::require("the base", self.weight_bytes())?;
-        Ok(Llava::new(&self.config, &self.checkpoint, kernels)?)
+        let loader = Loader {
+            checkpoint: &self.checkpoint,
+            kernels,
+        };
+        Ok(Llava::new(&self.config, &loader, kernels)?)
     }
 
     /// Loads the model for an engine, with the kernels that its device wants.
     pub fn load_boxed(&self) -> Result<Box<dyn MedVlm>, BaseError> {
         let kernels = Kernels::for_device(self.checkpoint.device());
         Ok(Box::new(self.load(kernels)?))
+    }
+}
+
+/// Loads frozen parameters in the form that the kernels want.
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    kernels: Kernels,
+}
+
+impl Parameters for Loader<'_> {
+    fn device(&self) -> &Device {
+        self.checkpoint.device()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        self.checkpoint.tensor(name, shape)
+    }
+
+    fn linear(
+        &self,
+        name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Weight, ParameterError> {
+        match self.kernels {
+            Kernels::Composed => self.checkpoint.linear(name, weight, bias),
+            Kernels::Fused => PackedLinear::<f32>::new(&weight, bias.as_ref())
+                .map(|linear| Weight::Frozen(Arc::new(linear)))
+                .map_err(|source| ParameterError::Tensor {
+                    name: name.into(),
+                    source,
+                }),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::ops::trained_linear::trained_linear;
 use super::parameters::{ParameterError, Parameters, Weight};
 
 /// `y = x W^T (+ b)`.
@@ -49,13 +50,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Frozen(linear) => linear.forward(x),
-            Weight::Trainable { weight, bias } => {
-                let y = x.matmul(&weight.t()?)?;
-                match bias {
-                    Some(bias) => y.broadcast_add(bias),
-                    None => Ok(y),
-                }
-            }
+            Weight::Trainable { weight, bias } => trained_linear(x, weight, bias.as_ref()),
         }
     }
 }

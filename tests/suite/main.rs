@@ -25,4 +25,6 @@ mod http_tasks;
 mod mixed_batches;
 mod ops;
 mod parity;
+mod pixels;
+mod prompt;
 mod sites;

@@ -1,4 +1,4 @@
-//! A mix of sequences, lengths, adapters, prefill and decode gives each sequence what it gets alone.
+//! A mix of sequences, lengths, adapters, prefill and decode gives each sequence what it gets alone, to the bit.
 
 use std::ops::Range;
 
@@ -14,8 +14,6 @@ use proptest::prelude::*;
 
 use crate::golden::{open, whole_sequence};
 
-/// Of the largest logit of a row: f32 sums in another order, no more.
-const TOLERANCE: f32 = 1e-5;
 const N_SLOTS: usize = 5;
 const VOCAB: u32 = 299;
 
@@ -176,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_mix_gives_each_sequence_the_logits_of_running_alone(
+    fn any_mix_gives_each_sequence_the_bits_of_running_alone(
         sequences in prop::collection::vec(sequence(), 1..7)
     ) {
         let base = open("llama_a");
@@ -188,14 +186,7 @@ proptest! {
             let inputs = sequence.inputs(model.shape().image_tokens);
             let step = whole_sequence(inputs, features, sequence.slot);
             let alone: Vec<Vec<f32>> = model.forward(&step, &bank, None).unwrap().to_vec2().unwrap();
-            prop_assert_eq!(mixed.len(), alone.len());
-            for (mixed, alone) in mixed.iter().zip(&alone) {
-                let scale = alone.iter().fold(1f32, |scale, logit| scale.max(logit.abs()));
-                for (mixed, alone) in mixed.iter().zip(alone) {
-                    let error = (mixed - alone).abs() / scale;
-                    prop_assert!(error <= TOLERANCE, "{} differs from {}", mixed, alone);
-                }
-            }
+            prop_assert_eq!(mixed, alone);
         }
     }
 }

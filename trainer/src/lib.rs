@@ -1,1 +1,26 @@
+//! The trainer: pre-trains the phantom base, tunes LayerNorm adapters on a frozen base, evaluates
+//! them. It runs the model of the crate `norma`, the same forward as the server.
+//!
+//! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
+//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
+//! - [`phantom`]: the world that the phantom base learns.
 
+pub mod adapter;
+pub mod auxiliary;
+pub mod batch;
+pub mod decode;
+pub mod eval;
+pub mod folder;
+pub mod frozen;
+pub mod learner;
+pub mod lesson;
+pub mod optimizer;
+pub mod phantom;
+pub mod phantom_base;
+pub mod pretrain;
+pub mod recipe;
+pub mod tune;
+pub mod variables;
+
+#[cfg(test)]
+mod proofs;

@@ -16,6 +16,7 @@ pub mod cross_entropy;
 pub mod frozen_linear;
 pub mod norm;
 pub mod rope;
+pub mod trained_linear;
 
 use std::sync::Arc;
 

@@ -5,8 +5,10 @@
 //! else is in the batch.
 
 pub mod attention;
+pub mod lane_block;
 pub mod lanes;
 pub mod norm;
+pub mod packed;
 
 use std::array;
 
