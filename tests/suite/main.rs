@@ -7,6 +7,8 @@
 
 mod base;
 mod engine;
+mod engine_answers;
+mod engine_faults;
 mod engine_llava;
 mod engine_toy;
 mod golden;
