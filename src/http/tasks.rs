@@ -51,7 +51,7 @@ pub async fn vqa(
         return Err(ApiError::bad("image", "`image` must be there, and once"));
     }
     let mut options = Options::greedy(Some(max_tokens));
-    options.top_logits = confidence::TOP_LOGITS;
+    options.top_logits = confidence::TOP_TOKENS;
     let task = Task {
         choice,
         text: question,
@@ -150,7 +150,7 @@ fn confidence_of(answer: &Collected, temperature: f32) -> f32 {
     let steps: Vec<Vec<f32>> = answer
         .tokens
         .iter()
-        .map(|token| token.top.iter().map(|top| top.logit).collect())
+        .map(|token| token.top.iter().map(|top| top.logprob).collect())
         .collect();
     confidence::of_greedy(steps.iter().map(Vec::as_slice), temperature)
 }

@@ -1,8 +1,13 @@
 //! Chat completions, questions and reports over HTTP give what the model gives.
 
+use std::sync::Arc;
+
+use norma::base::{Base, OpenOptions};
+use norma::http::inputs::InputFiles;
+use norma::http::{Keys, Server, ServerOptions, Service, ServiceOptions, State};
 use serde_json::{Value, json};
 
-use crate::golden::Case;
+use crate::golden::{Case, llava_folder};
 use crate::http_server::{BASE, Setup, TestServer, chat_body, open_service, pieces, text_of};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,6 +76,71 @@ fn bases_of_all_layouts_have_a_way_in_that_gives_the_references_prompt() {
             .collect();
         assert_eq!(ids, reference.prompt("one_image").input_ids, "{case}");
     }
+}
+
+/// The folder of a golden base in LLaVA-Med's layout, which says that its decoder is Mistral's: with it come
+/// LLaVA-Med's prompt and padding. The weights are those of `llama_d`.
+fn llava_med_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(llava_folder().join("llama_d")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace("llava_llama", "llava_mistral")
+        .replace("LlavaLlama", "LlavaMistral");
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["sliding_window"] = Value::Null;
+    std::fs::write(config, json.to_string()).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_in_llava_meds_own_layout_is_served_with_its_own_prompt_and_padding() {
+    let (folder, data_dir) = (llava_med_folder(), tempfile::tempdir().unwrap());
+    let vision = llava_folder().join("llama_d_vision");
+    let options = OpenOptions {
+        vision_config: Some(vision.clone()),
+        ..OpenOptions::default()
+    };
+    let base = Base::open(folder.path(), &options).unwrap();
+    let options = ServiceOptions {
+        name: "med",
+        data_dir: data_dir.path(),
+        files: InputFiles {
+            tokenizer: None,
+            vision: Some(&vision),
+        },
+        report_prompt: "",
+        lora_folder: None,
+        limits: Setup::default().limits,
+    };
+    let state = Arc::new(State::new(Keys::none(), "med").unwrap());
+    let server = Server::bind(&state, ServerOptions::default()).unwrap();
+    state.install(Arc::new(Service::open(&base, &options).unwrap()));
+    let case = Case::read("llama_d");
+    let prompt = case.prompt("one_image");
+    let n_tokens = prompt.greedy.len();
+    let body = chat_body(
+        "med",
+        Some(&prompt.images[0]),
+        "Is the heart enlarged?",
+        n_tokens,
+    );
+    let url = format!("http://{}/v1/chat/completions", server.address());
+    let response = reqwest::Client::new()
+        .post(url)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = response.json().await.unwrap();
+    let service = Arc::clone(state.loaded().unwrap());
+    let want = service.inputs().tokenizer().decode(&prompt.greedy).unwrap();
+    assert_eq!(text_of(&answer), want);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

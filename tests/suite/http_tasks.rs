@@ -31,6 +31,22 @@ async fn json(server: &TestServer, path: &str, body: &Value) -> Value {
         .unwrap()
 }
 
+/// The likeliest token's probability at a temperature, all tokens beyond the twenty taken as one.
+fn chosen_at(temperature: f64, top: &Value) -> f64 {
+    let mut shares: Vec<f64> = top
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| token["logprob"].as_f64().unwrap().exp())
+        .collect();
+    shares.push((1.0 - shares.iter().sum::<f64>()).max(0.0));
+    let heated: Vec<f64> = shares
+        .iter()
+        .map(|share| share.powf(1.0 / temperature))
+        .collect();
+    heated[0] / heated.iter().sum::<f64>()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_is_answered_as_in_a_chat_and_says_how_sure_the_adapter_is() {
     let (server, made) = with_adapter().await;
@@ -58,24 +74,24 @@ async fn a_question_is_answered_as_in_a_chat_and_says_how_sure_the_adapter_is() 
     let from_form: Value = response.json().await.unwrap();
     let mut chat = chat_body("chest", Some("wide.png"), question, 4);
     chat["logprobs"] = json!(true);
+    chat["top_logprobs"] = json!(20);
     let chat: Value = server.chat(&chat).await.json().await.unwrap();
+    let tokens = chat["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .unwrap();
+    // The test's adapters say 1.5.
+    let want: f64 = tokens
+        .iter()
+        .map(|token| chosen_at(1.5, &token["top_logprobs"]))
+        .product();
     for answer in [&from_json, &from_form] {
         assert_eq!(answer["answer"], text_of(&chat).trim());
         assert_eq!(answer["adapter_generation"], generation);
         assert_eq!(answer["model"], "chest");
         let confidence = answer["confidence"].as_f64().unwrap();
-        // Less sure than at temperature 1: the test's adapters are made with 1.5.
-        let tokens = chat["choices"][0]["logprobs"]["content"]
-            .as_array()
-            .unwrap();
-        let plain: f64 = tokens
-            .iter()
-            .map(|token| token["logprob"].as_f64().unwrap())
-            .sum();
         assert!(
-            0.0 < confidence && confidence < plain.exp(),
-            "{answer} {}",
-            plain.exp()
+            (confidence / want - 1.0).abs() < 1e-4,
+            "{confidence} {want}"
         );
         assert_eq!(answer["abstained"], confidence < 0.5);
     }
