@@ -1,16 +1,13 @@
 //! Chat completions, questions and reports over HTTP give what the model gives.
 
-use norma_adapters::Scope;
 use serde_json::{Value, json};
 
 use crate::golden::Case;
-use crate::http_server::{
-    BASE, Maker, Setup, TestServer, chat_body, data_url, open_service, pieces, text_of,
-};
+use crate::http_server::{BASE, Setup, TestServer, chat_body, open_service, pieces, text_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_and_a_question_get_the_references_greedy_answer() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let case = Case::read(BASE);
     for (name, image, text) in [
         ("one_image", Some("wide.png"), "Is the heart enlarged?"),
@@ -78,7 +75,7 @@ fn bases_of_all_layouts_have_a_way_in_that_gives_the_references_prompt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_put_together_is_the_whole_answer() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let mut body = chat_body(BASE, Some("tall.png"), "What is seen?", 20);
     body["logprobs"] = json!(true);
     body["top_logprobs"] = json!(3);
@@ -127,7 +124,7 @@ async fn a_stream_put_together_is_the_whole_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_answers_are_those_of_the_following_seeds() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let body = |seed: u64, n: usize| {
         let mut body = chat_body(BASE, None, "Tell me", 12);
         body["temperature"] = json!(1.2);
@@ -168,7 +165,7 @@ async fn several_answers_are_those_of_the_following_seeds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_and_least_lengths_are_honoured() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let mut body = chat_body(BASE, None, "Hi", 24);
     let whole: Value = server.chat(&body).await.json().await.unwrap();
     let text = text_of(&whole).to_owned();
@@ -181,115 +178,5 @@ async fn stops_and_least_lengths_are_honoured() {
     body["min_tokens"] = json!(24);
     let long: Value = server.chat(&body).await.json().await.unwrap();
     assert_eq!(long["usage"]["completion_tokens"], 24);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn questions_and_reports_take_json_and_forms_and_tell_how_sure_they_are() {
-    let server = TestServer::start().await;
-    let made = tokio::task::spawn_blocking(|| Maker::new().adapter(1, Scope::All))
-        .await
-        .unwrap();
-    server.publish(&made.file, "chest").await;
-    let question = "Is the heart enlarged?";
-    let body = json!({
-        "model": "chest", "image": data_url("wide.png"), "question": question, "max_tokens": 4,
-    });
-    let from_json: Value = server
-        .post("/v1/vqa", &body)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let folder = crate::golden::llava_folder()
-        .parent()
-        .unwrap()
-        .join("images");
-    let part = |file: &str| {
-        let bytes = std::fs::read(folder.join(file)).unwrap();
-        reqwest::multipart::Part::bytes(bytes).file_name(file.to_owned())
-    };
-    let form = reqwest::multipart::Form::new()
-        .text("model", "chest")
-        .text("question", question)
-        .text("max_tokens", "4")
-        .part("image", part("wide.png"));
-    let response = server
-        .client
-        .post(server.url("/v1/vqa"))
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let generation = made.generation.to_string();
-    assert_eq!(
-        response.headers()["x-norma-adapter-generation"],
-        generation.as_str()
-    );
-    let from_form: Value = response.json().await.unwrap();
-    let chat: Value = server
-        .chat(&chat_body("chest", Some("wide.png"), question, 4))
-        .await
-        .json()
-        .await
-        .unwrap();
-    for answer in [&from_json, &from_form] {
-        assert_eq!(answer["answer"], text_of(&chat).trim());
-        assert_eq!(answer["adapter_generation"], generation);
-        assert_eq!(answer["model"], "chest");
-        let confidence = answer["confidence"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&confidence), "{answer}");
-        assert_eq!(answer["abstained"], confidence < 0.5);
-    }
-    let mut base = body.clone();
-    base["model"] = json!(BASE);
-    let base: Value = server
-        .post("/v1/vqa", &base)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    assert_eq!(
-        (&base["confidence"], &base["abstained"]),
-        (&Value::Null, &Value::Null)
-    );
-    assert_ne!(base["answer"], from_json["answer"]);
-
-    let urls = [data_url("tall.png"), data_url("square.png")];
-    let body = json!({"model": "chest", "images": urls, "max_tokens": 6});
-    let plain: Value = server
-        .post("/v1/report", &body)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let form = reqwest::multipart::Form::new()
-        .text("model", "chest")
-        .text("max_tokens", "6")
-        .text("indication", "Write a report.")
-        .part("images", part("tall.png"))
-        .part("images", part("square.png"));
-    let response = server
-        .client
-        .post(server.url("/v1/report"))
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let asked: Value = response.json().await.unwrap();
-    // The server's own prompt for reports, which this indication repeats.
-    assert_eq!(plain["report"], asked["report"]);
-    assert!(
-        plain["report"]
-            .as_str()
-            .is_some_and(|text| !text.is_empty()),
-        "{plain}"
-    );
     server.stop().await;
 }
