@@ -92,7 +92,7 @@ impl Compute {
     /// slots. All at once; if that gives an error, each alone, so that only the culprit fails. After a
     /// panic the outcomes may be fewer than the sequences; those left out may be tried again.
     pub fn encode(&self, sequences: &[(&Sequence, u32)]) -> Computed<Tensor> {
-        each_alone_on_error(sequences, &|sequences: &[(&Sequence, u32)]| {
+        each_alone_on_error(sequences, &|sequences| {
             let pixels: Vec<&Tensor> = sequences
                 .iter()
                 .flat_map(|(sequence, _)| &sequence.request.images)
@@ -125,8 +125,7 @@ impl Compute {
     /// may have left the cache locked or half written, so it counts as lost; work that was not reached
     /// after that has no outcome, so the outcomes may be fewer than the works.
     pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
-        let mut computed =
-            each_alone_on_error(works, &|works: &[(&Work, &Sequence)]| self.logits(works));
+        let mut computed = each_alone_on_error(works, &|works| self.logits(works));
         computed.cache_lost = computed.panics > 0;
         computed
     }

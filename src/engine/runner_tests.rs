@@ -145,11 +145,6 @@ fn a_runner_that_stops_tells_everybody() {
         ends,
         [(); 2].map(|()| vec![Event::Failed(RequestError::Stopped)])
     );
-    assert_eq!(
-        (
-            lock(&board.stats).running,
-            lock(&board.stats).finished.failed
-        ),
-        (0, 2)
-    );
+    let stats = lock(&board.stats).clone();
+    assert_eq!((stats.running, stats.finished.failed), (0, 2));
 }

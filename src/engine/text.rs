@@ -133,15 +133,15 @@ mod tests {
     fn what_may_begin_a_stop_string_is_held_back() {
         assert_eq!(
             filter(&["\n\n"], &["a\n", "b\n", "\nc"]),
-            (vec!["a".into(), "\nb".into(), "".into()], true)
+            (vec!["a".into(), "\nb".into(), String::new()], true)
         );
         assert_eq!(
             filter(&["END"], &["xE", "NE", "ND"]),
-            (vec!["x".into(), "EN".into(), "".into()], true)
+            (vec!["x".into(), "EN".into(), String::new()], true)
         );
         assert_eq!(
             filter(&["END"], &["xE", "N"]),
-            (vec!["x".into(), "".into(), "EN".into()], false)
+            (vec!["x".into(), String::new(), "EN".into()], false)
         );
     }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             filter.push("b", Stops::Watch),
             Piece {
-                text: "".into(),
+                text: String::new(),
                 stopped: true
             }
         );

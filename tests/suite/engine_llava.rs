@@ -137,7 +137,7 @@ fn forty_concurrent_requests_of_mixed_adapters_get_what_each_gets_alone() {
         assert_eq!(tokens(&crowd), tokens(alone));
         assert_eq!(text(&crowd), text(alone));
         for (crowd, alone) in crowd.iter().zip(alone) {
-            assert!((crowd.logprob - alone.logprob).abs() < 1e-4);
+            assert!((crowd.logprob - alone.logprob).abs() < 1e-5);
         }
     }
     let stats = served.engine.stats();
@@ -168,10 +168,13 @@ fn every_adapter_answers_in_its_own_way() {
 
 #[test]
 fn greedy_answers_are_those_of_transformers() {
-    let served = serve(EngineConfig {
-        max_step_tokens: 32,
+    // So few rows in a step that some are image rows alone.
+    let config = EngineConfig {
+        max_sequences: 1,
+        max_step_tokens: 3,
         ..EngineConfig::default()
-    });
+    };
+    let served = serve(config);
     let case = golden::Case::read("llama_a");
     let mut seen = 0;
     for prompt in &case.prompts {

@@ -130,6 +130,17 @@ pub fn adapter(id: u8) -> RequestAdapter {
     }
 }
 
+/// One whose row is too long for the toy.
+pub fn adapter_of_another_base() -> RequestAdapter {
+    let mut site = sites().sites()[1].clone();
+    site.width = 7;
+    let table = SiteTable::new(vec![site]).unwrap();
+    RequestAdapter {
+        generation: Generation::of(&[0]),
+        values: AdapterValues::new(&table, vec![1.0; 7], Scope::All).unwrap(),
+    }
+}
+
 fn feature(pixel: f32, gain: f32, patch: usize) -> f32 {
     100.0 + 7.0 * pixel + 13.0 * gain + patch as f32
 }
@@ -138,12 +149,16 @@ fn absorb(hash: u64, key: f32, value: f32) -> u64 {
     (hash * 31 + key as u64 + 17 * value as u64 + 1) % 65_521
 }
 
+/// Never chooses a token that makes a step fail.
 fn logits(hash: u64) -> Vec<f32> {
+    let harmless = u64::from(PANICS);
     let noise = |token: u64| ((hash + token * 37) % 101) as f32 / 101.0;
-    let best = hash % u64::from(VOCAB);
-    (0..u64::from(VOCAB))
-        .map(|token| noise(token) + if token == best { 5.0 } else { 0.0 })
-        .collect()
+    let logit = |token: u64| match token {
+        token if token >= harmless => f32::NEG_INFINITY,
+        token if token == hash % harmless => noise(token) + 5.0,
+        token => noise(token),
+    };
+    (0..u64::from(VOCAB)).map(logit).collect()
 }
 
 impl MedVlm for Toy {
