@@ -159,15 +159,13 @@ impl<'a> Tuner<'a> {
         let packed = pack(lessons.iter().map(|one| &one.lesson.dialogue));
         let features: Option<Vec<&Tensor>> =
             lessons.iter().map(|one| one.features.as_ref()).collect();
-        let images = match features {
-            Some(features) => Images::Features(Tensor::cat(&features, 0)?),
-            None => {
-                let model = &self.base.model;
-                let lessons: Vec<&Lesson> = lessons.iter().map(|one| one.lesson).collect();
-                let n = lessons.len();
-                let size = model.shape().image_size;
-                Images::Pixels(pixels(lessons.into_iter(), size, model.device())?, n)
-            }
+        let images = if let Some(features) = features {
+            Images::Features(Tensor::cat(&features, 0)?)
+        } else {
+            let model = &self.base.model;
+            let lessons: Vec<&Lesson> = lessons.iter().map(|one| one.lesson).collect();
+            let (n, size) = (lessons.len(), model.shape().image_size);
+            Images::Pixels(pixels(lessons.into_iter(), size, model.device())?, n)
         };
         Ok(Shard { packed, images })
     }
@@ -315,7 +313,7 @@ pub fn tune(
 /// Lessons in an order that is shuffled anew every time all have been seen.
 struct Order {
     rng: ChaCha8Rng,
-    order: Vec<usize>,
+    lessons: Vec<usize>,
     next: usize,
 }
 
@@ -323,17 +321,17 @@ impl Order {
     fn new(count: usize, seed: u64) -> Self {
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed),
-            order: (0..count).collect(),
+            lessons: (0..count).collect(),
             next: count,
         }
     }
 
     fn next(&mut self) -> usize {
-        if self.next == self.order.len() {
-            self.order.shuffle(&mut self.rng);
+        if self.next == self.lessons.len() {
+            self.lessons.shuffle(&mut self.rng);
             self.next = 0;
         }
         self.next += 1;
-        self.order[self.next - 1]
+        self.lessons[self.next - 1]
     }
 }
