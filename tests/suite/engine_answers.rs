@@ -2,7 +2,7 @@
 //! requests get none.
 
 use candle_core::{DType, Device, Tensor};
-use norma::engine::{EngineConfig, FinishReason, InvalidRequest, Request, Sampling, SubmitError};
+use norma::engine::{EngineConfig, EngineHandle, FinishReason, Request, Sampling, SubmitError};
 use norma::preprocess::PromptToken;
 
 use crate::engine_toy::{
@@ -140,145 +140,77 @@ fn the_likeliest_tokens_are_those_of_the_model() {
     assert!(events.iter().all(|event| event.top.is_empty()));
 }
 
-#[test]
-fn what_cannot_run_is_refused_by_its_field() {
-    let (engine, _) = toy::start(config());
-    let good = request(&[1.0], &[5], 4);
-    let field = |request: Request| match engine.submit(request) {
+/// A good request that this change makes impossible is refused, naming the field.
+fn refused(engine: &EngineHandle, field: &str, change: impl FnOnce(&mut Request)) {
+    let mut asked = request(&[1.0], &[5], 4);
+    change(&mut asked);
+    match engine.submit(asked) {
         Err(SubmitError::Invalid(invalid)) => {
-            assert!(invalid.to_string().contains(invalid.field()), "{invalid}");
-            invalid.field()
+            assert_eq!(invalid.field(), field, "{invalid}");
+            assert!(invalid.to_string().contains(field), "{invalid}");
         }
-        other => panic!("{other:?}"),
-    };
-    let prompt = |prompt: Vec<PromptToken>| {
-        field(Request {
-            prompt,
-            ..good.clone()
-        })
-    };
-    let rows = good.prompt.clone();
-    assert_eq!(prompt(vec![]), "prompt");
-    assert_eq!(
-        prompt([&rows[..], &[PromptToken::Text(VOCAB)]].concat()),
-        "prompt"
-    );
-    assert_eq!(prompt(rows[..2].to_vec()), "prompt", "an image cut short");
-    assert_eq!(
-        prompt(rows[1..].to_vec()),
-        "prompt",
-        "an image without its first row"
-    );
-    assert_eq!(
-        prompt(rows[3..].to_vec()),
-        "prompt",
-        "an image that is not asked about"
-    );
-    assert_eq!(
-        field(Request {
-            images: vec![],
-            ..good.clone()
-        }),
-        "prompt"
-    );
-    for (shape, dtype) in [((3, 2, 3), DType::F32), ((3, 2, 2), DType::F64)] {
-        let images = vec![Tensor::zeros(shape, dtype, &Device::Cpu).unwrap()];
-        assert_eq!(
-            field(Request {
-                images,
-                ..good.clone()
-            }),
-            "images"
-        );
+        other => panic!("{field}: {other:?}"),
     }
-    assert_eq!(
-        field(Request {
-            max_tokens: 0,
-            ..good.clone()
-        }),
-        "max_tokens"
-    );
-    assert_eq!(
-        field(Request {
-            min_tokens: 5,
-            ..good.clone()
-        }),
-        "min_tokens"
-    );
-    assert_eq!(
-        field(Request {
-            stop: vec![String::new()],
-            ..good.clone()
-        }),
-        "stop"
-    );
-    let sampling = |sampling: Sampling| {
-        field(Request {
-            sampling,
-            ..good.clone()
-        })
-    };
-    let greedy = Sampling::default();
-    assert_eq!(
-        sampling(Sampling {
-            temperature: -0.1,
-            ..greedy
-        }),
-        "temperature"
-    );
-    assert_eq!(
-        sampling(Sampling {
-            temperature: f32::NAN,
-            ..greedy
-        }),
-        "temperature"
-    );
-    assert_eq!(
-        sampling(Sampling {
-            top_p: 0.0,
-            ..greedy
-        }),
-        "top_p"
-    );
-    assert_eq!(
-        sampling(Sampling {
-            top_p: 1.1,
-            ..greedy
-        }),
-        "top_p"
-    );
-    assert_eq!(
-        sampling(Sampling {
-            top_k: Some(0),
-            ..greedy
-        }),
-        "top_k"
-    );
+}
 
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let (engine, _) = toy::start(config());
+    let check = |field, change: fn(&mut Request)| refused(&engine, field, change);
+    check("max_tokens", |r| r.max_tokens = 0);
+    check("min_tokens", |r| r.min_tokens = 5);
+    check("stop", |r| r.stop = vec!["a".into(), String::new()]);
+    check("temperature", |r| r.sampling.temperature = -0.1);
+    check("temperature", |r| r.sampling.temperature = f32::NAN);
+    check("top_p", |r| r.sampling.top_p = 0.0);
+    check("top_p", |r| r.sampling.top_p = 1.1);
+    check("top_k", |r| r.sampling.top_k = Some(0));
+}
+
+#[test]
+fn prompts_and_images_that_do_not_fit_are_refused() {
+    let (engine, _) = toy::start(config());
+    let check = |field, change: fn(&mut Request)| refused(&engine, field, change);
+    check("prompt", |r| r.prompt.clear());
+    check("prompt", |r| r.prompt.push(PromptToken::Text(VOCAB)));
+    // An image cut short, one without its first row, one that is not asked about, one not given.
+    check("prompt", |r| r.prompt.truncate(2));
+    check("prompt", |r| r.prompt = r.prompt.split_off(1));
+    check("prompt", |r| r.prompt = r.prompt.split_off(3));
+    check("prompt", |r| r.images.clear());
+    let zeros = |shape, dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+    for image in [zeros((3, 2, 3), DType::F32), zeros((3, 2, 2), DType::F64)] {
+        refused(&engine, "images", |r| r.images = vec![image]);
+    }
+    refused(&engine, "adapter", |r| {
+        r.adapter = Some(toy::adapter_of_another_base());
+    });
+}
+
+#[test]
+fn requests_longer_than_a_sequence_may_be_are_refused() {
+    let (engine, _) = toy::start(config());
     let limit = engine.sequence_limit();
     assert_eq!(limit, 120);
-    let too_long = engine.submit(request(&[], &[5; 100], 21)).err();
-    assert_eq!(too_long, Some(SubmitError::TooLong { tokens: 121, limit }));
-    assert_eq!(
-        tokens(engine.submit(request(&[], &[5; 100], 20)).unwrap()).len(),
-        20
-    );
-    let (base_only, _) = toy::start(EngineConfig {
+    let refused = engine.submit(request(&[], &[5; 100], 21)).err();
+    assert_eq!(refused, Some(SubmitError::TooLong { tokens: 121, limit }));
+    let longest = engine.submit(request(&[], &[5; 100], 20)).unwrap();
+    assert_eq!(tokens(longest).len(), 20);
+    // The KV cache may be the shorter limit: 10 rows are two whole blocks.
+    let small = EngineConfig {
+        kv_rows: 10,
+        ..config()
+    };
+    assert_eq!(toy::start(small).0.sequence_limit(), 8);
+}
+
+#[test]
+fn a_bank_of_the_base_alone_refuses_adapters_and_answers_for_the_base() {
+    let (engine, _) = toy::start(EngineConfig {
         bank_slots: 1,
         ..config()
     });
-    let refused = base_only
-        .submit(Request {
-            adapter: Some(adapter(1)),
-            ..good.clone()
-        })
-        .err();
-    assert_eq!(
-        refused,
-        Some(SubmitError::Invalid(InvalidRequest::NoAdapterSlots))
-    );
-    assert_eq!(
-        tokens(base_only.submit(good).unwrap()),
-        expected(&[1.0], &[5], 4, None)
-    );
+    refused(&engine, "adapter", |r| r.adapter = Some(adapter(1)));
+    let answer = engine.submit(request(&[1.0], &[5], 4)).unwrap();
+    assert_eq!(tokens(answer), expected(&[1.0], &[5], 4, None));
 }

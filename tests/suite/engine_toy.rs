@@ -130,6 +130,17 @@ pub fn adapter(id: u8) -> RequestAdapter {
     }
 }
 
+/// One whose row is too long for the toy.
+pub fn adapter_of_another_base() -> RequestAdapter {
+    let mut site = sites().sites()[1].clone();
+    site.width = 7;
+    let table = SiteTable::new(vec![site]).unwrap();
+    RequestAdapter {
+        generation: Generation::of(&[0]),
+        values: AdapterValues::new(&table, vec![1.0; 7], Scope::All).unwrap(),
+    }
+}
+
 fn feature(pixel: f32, gain: f32, patch: usize) -> f32 {
     100.0 + 7.0 * pixel + 13.0 * gain + patch as f32
 }
