@@ -46,16 +46,15 @@ pub fn answers(
     Ok(texts)
 }
 
-/// Answers and judges. `fixed_code`: the set has one code table.
+/// Answers and judges.
 pub fn evaluate(
     model: &dyn MedVlm,
     bank: &NormBank,
     teacher: &Teacher,
     examples: &[Example],
-    fixed_code: bool,
 ) -> Result<Summary> {
     let answers = answers(model, bank, teacher, examples)?;
-    Ok(summarise(examples, &answers, fixed_code))
+    Ok(summarise(examples, &answers))
 }
 
 /// The words of phantom tokens, special ones left out.

@@ -19,6 +19,7 @@ pub mod phantom;
 pub mod phantom_base;
 pub mod pretrain;
 pub mod recipe;
+pub mod showcase;
 pub mod tune;
 pub mod variables;
 

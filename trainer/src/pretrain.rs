@@ -5,6 +5,7 @@
 //! recipe gives the same weights. It must not know files.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -37,8 +38,8 @@ pub struct PretrainRecipe {
     pub seed: u64,
     /// The model's sizes.
     pub sizes: Sizes,
-    /// Films a step.
-    pub films: usize,
+    /// Films a step of the warm-up, and of the joint phase.
+    pub films: (usize, usize),
     /// Shards that a step's films are dealt to.
     pub shards: usize,
     /// Turns a film.
@@ -123,7 +124,7 @@ pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> R
         (Phase::Joint, recipe.joint),
     ];
     let steps = recipe.warm_up.steps + recipe.joint.steps;
-    let data = produce(recipe.clone(), steps);
+    let data = produce(recipe.clone());
     let mut done = 0;
     for (phase, schedule) in phases {
         // Moments of the warm-up belong to another loss.
@@ -201,7 +202,7 @@ impl Phase {
 }
 
 /// Draws films and packs their turns ahead of the training thread.
-fn produce(recipe: PretrainRecipe, steps: usize) -> Receiver<Result<Vec<Shard>>> {
+fn produce(recipe: PretrainRecipe) -> Receiver<Result<Vec<Shard>>> {
     let (sender, receiver) = sync_channel(4);
     std::thread::spawn(move || {
         let teacher = match Teacher::new() {
@@ -212,24 +213,29 @@ fn produce(recipe: PretrainRecipe, steps: usize) -> Receiver<Result<Vec<Shard>>>
                 return;
             }
         };
-        for step in 0..steps {
-            let batch = step_data(&recipe, &teacher, step);
-            if sender.send(batch).is_err() {
-                return;
+        let phases = [
+            (recipe.warm_up.steps, recipe.films.0),
+            (recipe.joint.steps, recipe.films.1),
+        ];
+        let mut first = 0;
+        for (steps, films) in phases {
+            for _ in 0..steps {
+                let batch = step_data(&recipe, &teacher, first..first + films as u64);
+                if sender.send(batch).is_err() {
+                    return;
+                }
+                first += films as u64;
             }
         }
     });
     receiver
 }
 
-fn step_data(recipe: &PretrainRecipe, teacher: &Teacher, step: usize) -> Result<Vec<Shard>> {
+fn step_data(recipe: &PretrainRecipe, teacher: &Teacher, films: Range<u64>) -> Result<Vec<Shard>> {
     let mut shards = Vec::with_capacity(recipe.shards);
     for shard in 0..recipe.shards {
-        let films = (shard..recipe.films).step_by(recipe.shards);
-        let mut lessons = Vec::with_capacity(films.len());
-        let mut labels = Vec::with_capacity(films.len());
-        for film in films {
-            let index = (step * recipe.films + film) as u64;
+        let (mut lessons, mut labels) = (Vec::new(), Vec::new());
+        for index in films.clone().skip(shard).step_by(recipe.shards) {
             let seed = image_seed(Task::Pretrain, Split::Train, recipe.seed, index)?;
             let example = Example::of_image(Task::Pretrain, seed, &recipe.mix);
             lessons.push(teacher.lesson(&example)?);
