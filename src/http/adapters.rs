@@ -179,6 +179,7 @@ pub async fn put(
     let expected = fields.take::<String>("expected_generation")?;
     let expected = parse_expected(expected.as_deref())?;
     fields.end()?;
+    let name = alias.clone();
     let moved = blocking(move || {
         check_alias(&service, &alias)?;
         let registry = service.registry();
@@ -191,6 +192,7 @@ pub async fn put(
         Ok(body)
     })
     .await?;
+    exchange.set_subject(Some(&name), Some(generation));
     Ok(HttpResponse::Ok().json(moved))
 }
 
@@ -209,6 +211,7 @@ pub async fn delete(
             .ok_or_else(|| no_alias(&alias))
     })
     .await?;
+    exchange.set_subject(Some(&name), Some(deleted));
     let body = json!({
         "id": name, "object": "adapter", "deleted": true, "generation": deleted,
     });

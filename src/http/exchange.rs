@@ -30,7 +30,9 @@ pub struct Exchange {
 pub struct Facts {
     /// Who asked.
     pub tenant: Option<Arc<str>>,
-    /// The alias that answered; `None` before it is known.
+    /// Whether a model was asked.
+    pub asked: bool,
+    /// The alias that answered or that was changed; `None` before it is known.
     pub alias: Option<String>,
     /// Its generation.
     pub generation: Option<Generation>,
@@ -92,8 +94,14 @@ impl Exchange {
 
     /// Notes what answers.
     pub fn set_model(&self, alias: &str, generation: Option<Generation>) {
+        self.set_subject(Some(alias), generation);
+        self.facts().asked = true;
+    }
+
+    /// Notes what is uploaded, moved or deleted.
+    pub fn set_subject(&self, alias: Option<&str>, generation: Option<Generation>) {
         let mut facts = self.facts();
-        facts.alias = Some(alias.to_owned());
+        facts.alias = alias.map(str::to_owned);
         facts.generation = generation;
     }
 

@@ -60,7 +60,8 @@ pub async fn load(
         alias: Some(name.clone()),
         expected,
     };
-    run_publish(&state, &service, &tenant, incoming, publication).await?;
+    let published = run_publish(&state, &service, &tenant, incoming, publication).await?;
+    exchange.set_subject(Some(&name), Some(published.record.generation));
     let text = format!("Success: LoRA adapter '{name}' added successfully.");
     Ok(HttpResponse::Ok()
         .content_type("text/plain; charset=utf-8")

@@ -200,7 +200,9 @@ impl Metrics {
                 .with_label_values(&[tenant.as_str(), code])
                 .inc();
         }
-        let Some(alias) = &facts.alias else { return };
+        let Some(alias) = facts.alias.as_ref().filter(|_| facts.asked) else {
+            return;
+        };
         let (tenant, alias) = self.pair(tenant, alias);
         let pair = [tenant.as_str(), alias.as_str()];
         self.tenant_requests.with_label_values(&pair).inc();
@@ -275,6 +277,7 @@ mod tests {
         for index in 0..MAX_PAIRS + 50 {
             let facts = Facts {
                 tenant: Some("hospital".into()),
+                asked: true,
                 alias: Some(format!("alias-{index}")),
                 prompt_tokens: 3,
                 ..Facts::default()

@@ -59,6 +59,7 @@ pub async fn upload(
     }
     let alias = publication.alias.clone();
     let published = run_publish(&state, &service, &tenant, incoming, publication).await?;
+    exchange.set_subject(alias.as_deref(), Some(published.record.generation));
     let body = adapter_json(alias.as_deref(), &published.record);
     Ok(match published.added {
         Added::New => HttpResponse::Created().json(body),
