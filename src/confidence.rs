@@ -7,6 +7,9 @@
 /// How many of the likeliest tokens are looked at one by one.
 pub const TOP_TOKENS: usize = 20;
 
+/// Log probabilities come in f32: what they leave of 1 below this is their rounding, no probability.
+const ROUNDING: f64 = 1e-6;
+
 /// The product over the answer's tokens, its end-of-text token included, of the chosen token's probability
 /// once the logits are divided by `temperature` (above 0).
 ///
@@ -29,9 +32,13 @@ pub fn of_greedy<'a>(steps: impl IntoIterator<Item = &'a [f32]>, temperature: f3
                 .take(TOP_TOKENS)
                 .map(|logprob| f64::from(*logprob))
         };
-        let rest = (1.0 - top().map(f64::exp).sum::<f64>()).max(0.0);
+        let rest = 1.0 - top().map(f64::exp).sum::<f64>();
         let heated = |logprob: f64| ((logprob - best) / temperature).exp();
-        let others = if rest > 0.0 { heated(rest.ln()) } else { 0.0 };
+        let others = if rest > ROUNDING {
+            heated(rest.ln())
+        } else {
+            0.0
+        };
         log -= (top().map(heated).sum::<f64>() + others).ln();
     }
     if any { log.exp() as f32 } else { 0.0 }
