@@ -1,6 +1,6 @@
 //! The base on disk: a checkpoint folder in, everything that identifies and builds the model out.
 //!
-//! - [`config`] and [`original`]: `config.json` in its two kinds, as one configuration.
+//! - [`config`] (and `original`): `config.json` in its two kinds, as one configuration.
 //! - [`checkpoint`]: the safetensors files under canonical names.
 //! - [`digest`]: what identifies the base. [`memory`]: what it takes.
 //!

@@ -3,7 +3,7 @@
 //! candle's own fused `layer_norm`, `rms_norm`, `softmax_last_dim` and `rope` drop gradients without a
 //! word, and its matmul also computes the gradient of a frozen weight. So a forward that must serve
 //! and train is written with the operations of this folder only. One file an operation; each holds
-//! the public function, the candle `CustomOp` that runs on the CPU (its loops are in [`cpu`]), and a
+//! the public function, the candle `CustomOp` that runs on the CPU (its loops are in `cpu`), and a
 //! composition of candle operations for every other device.
 //!
 //! Activations are two-dimensional everywhere, `[rows, width]`: a row is one token (or one image
