@@ -1,0 +1,12 @@
+//! The trainer: pre-trains the phantom base, tunes LayerNorm adapters on a frozen base, evaluates
+//! them. It runs the model of the crate `norma`, the same forward as the server.
+//!
+//! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
+//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
+//! - [`phantom`]: the world that the phantom base learns.
+
+pub mod batch;
+pub mod learner;
+pub mod optimizer;
+pub mod phantom;
+pub mod variables;
