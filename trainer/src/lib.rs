@@ -3,10 +3,14 @@
 //!
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
-//! - [`phantom`]: the world that the phantom base learns.
+//! - [`phantom`]: the world that the phantom base learns. [`data`]: real sets, as they lie on disk.
 
+pub mod augment;
 pub mod batch;
+pub mod bpe;
+pub mod data;
 pub mod learner;
 pub mod optimizer;
 pub mod phantom;
+pub mod pictures;
 pub mod variables;
