@@ -50,7 +50,9 @@ impl Checkpoint {
         for file in files {
             let map = map(folder, &file)?;
             for (stored_name, view) in map.tensors() {
-                let Some(name) = names::canonical(&stored_name) else { continue };
+                let Some(name) = names::canonical(&stored_name) else {
+                    continue;
+                };
                 let entry = Entry {
                     shard: shards.len(),
                     stored_name,
@@ -71,15 +73,26 @@ impl Checkpoint {
         }
         for (tensor, file) in &index {
             let found = names::canonical(tensor).is_none_or(|name| {
-                entries.get(&name).is_some_and(|entry| shards[entry.shard].file == *file)
+                entries
+                    .get(&name)
+                    .is_some_and(|entry| shards[entry.shard].file == *file)
             });
             if !found {
                 let (index, tensor, file) = (INDEX.into(), tensor.clone(), file.clone());
-                return Err(BaseError::Index { index, tensor, file });
+                return Err(BaseError::Index {
+                    index,
+                    tensor,
+                    file,
+                });
             }
         }
         let table_of_contents = if index.is_empty() { SINGLE } else { INDEX }.to_owned();
-        Ok(Self { shards, entries, table_of_contents, device: device.clone() })
+        Ok(Self {
+            shards,
+            entries,
+            table_of_contents,
+            device: device.clone(),
+        })
     }
 
     /// Whether there is a tensor of this canonical name.
@@ -96,14 +109,20 @@ impl Checkpoint {
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<(&str, &[u8]), ParameterError> {
         let entry = self.entry(name, shape)?;
         let view = self.shards[entry.shard].map.get(&entry.stored_name);
-        let view = view.map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
+        let view = view.map_err(|source| ParameterError::Tensor {
+            name: name.into(),
+            source,
+        })?;
         Ok((&entry.dtype, view.data()))
     }
 
     fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry, ParameterError> {
         let Some(entry) = self.entries.get(name) else {
             let file = Some(self.table_of_contents.clone());
-            return Err(ParameterError::Missing { name: name.into(), file });
+            return Err(ParameterError::Missing {
+                name: name.into(),
+                file,
+            });
         };
         let file = || Some(self.shards[entry.shard].file.clone());
         if entry.shape != shape {
@@ -116,7 +135,11 @@ impl Checkpoint {
         }
         if !["F32", "F16", "BF16"].contains(&entry.dtype.as_str()) {
             let got = entry.dtype.clone();
-            return Err(ParameterError::Dtype { name: name.into(), file: file(), got });
+            return Err(ParameterError::Dtype {
+                name: name.into(),
+                file: file(),
+                got,
+            });
         }
         Ok(entry)
     }
@@ -133,7 +156,10 @@ impl Parameters for Checkpoint {
             .map
             .load(&entry.stored_name, &self.device)
             .and_then(|tensor| tensor.to_dtype(DType::F32))
-            .map_err(|source| ParameterError::Tensor { name: name.into(), source })
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })
     }
 }
 
@@ -146,16 +172,30 @@ fn files(folder: &Path) -> Result<(Vec<String>, BTreeMap<String, String>), BaseE
             .cloned()
             .map(serde_json::from_value::<BTreeMap<String, String>>)
             .transpose()
-            .map_err(|source| BaseError::Json { file: INDEX.into(), source })?
+            .map_err(|source| BaseError::Json {
+                file: INDEX.into(),
+                source,
+            })?
             .unwrap_or_default();
         if map.is_empty() {
             let (file, field) = (INDEX.into(), "weight_map".into());
-            return Err(BaseError::Field { file, field, problem: "is missing or empty".into() });
+            return Err(BaseError::Field {
+                file,
+                field,
+                problem: "is missing or empty".into(),
+            });
         }
         let files: BTreeSet<String> = map.values().cloned().collect();
         if let Some(file) = files.iter().find(|file| !is_plain_name(file)) {
-            let (field, problem) = ("weight_map".into(), format!("names `{file}`, which is no file name"));
-            return Err(BaseError::Field { file: INDEX.into(), field, problem });
+            let (field, problem) = (
+                "weight_map".into(),
+                format!("names `{file}`, which is no file name"),
+            );
+            return Err(BaseError::Field {
+                file: INDEX.into(),
+                field,
+                problem,
+            });
         }
         return Ok((files.into_iter().collect(), map));
     }
@@ -163,10 +203,15 @@ fn files(folder: &Path) -> Result<(Vec<String>, BTreeMap<String, String>), BaseE
         return Ok((vec![SINGLE.into()], BTreeMap::new()));
     }
     let names = fs::read_dir(folder)
-        .map_err(|source| BaseError::Read { file: folder.display().to_string(), source })?
+        .map_err(|source| BaseError::Read {
+            file: folder.display().to_string(),
+            source,
+        })?
         .filter_map(Result::ok)
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let pickled = names.into_iter().any(|name| name.starts_with("pytorch_model"));
+    let pickled = names
+        .into_iter()
+        .any(|name| name.starts_with("pytorch_model"));
     Err(BaseError::NoWeights { pickled })
 }
 
@@ -178,12 +223,21 @@ fn is_plain_name(file: &str) -> bool {
 fn map(folder: &Path, file: &str) -> Result<MmapedSafetensors, BaseError> {
     let path: PathBuf = folder.join(file);
     // Opened once beforehand, so that a missing file is told from a broken one.
-    fs::File::open(&path).map_err(|source| BaseError::Read { file: file.into(), source })?;
-    #[expect(unsafe_code, reason = "weights are mapped, not read, so that a 7B base loads in seconds")]
+    fs::File::open(&path).map_err(|source| BaseError::Read {
+        file: file.into(),
+        source,
+    })?;
+    #[expect(
+        unsafe_code,
+        reason = "weights are mapped, not read, so that a 7B base loads in seconds"
+    )]
     // SAFETY: the mapping is read-only. As for every program that maps its weights, the files must not be
     // changed while they are in use; tensors are copied out of the mapping while the model is built.
     let map = unsafe { MmapedSafetensors::new(&path) };
-    map.map_err(|error| BaseError::Weights { file: file.into(), problem: first_line(&error) })
+    map.map_err(|error| BaseError::Weights {
+        file: file.into(),
+        problem: first_line(&error),
+    })
 }
 
 /// The message without the path and backtrace that candle may add.
@@ -192,19 +246,36 @@ fn first_line(error: &candle_core::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string().lines().next().unwrap_or_default().to_owned()
+    cause
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// A fingerprint of the files that changes when any of them is replaced: names, lengths, times.
 pub fn fingerprint(folder: &Path) -> Result<Value, BaseError> {
     let (files, _) = files(folder)?;
     let mut rows = Vec::new();
-    for file in files.into_iter().chain([super::config::CONFIG_FILE.to_owned()]) {
-        let read = |source| BaseError::Read { file: file.clone(), source };
+    for file in files
+        .into_iter()
+        .chain([super::config::CONFIG_FILE.to_owned()])
+    {
+        let read = |source| BaseError::Read {
+            file: file.clone(),
+            source,
+        };
         let metadata = fs::metadata(folder.join(&file)).map_err(read)?;
         let modified = metadata.modified().map_err(read)?;
-        let since = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        rows.push(serde_json::json!([file, metadata.len(), since.as_nanos().to_string()]));
+        let since = modified
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        rows.push(serde_json::json!([
+            file,
+            metadata.len(),
+            since.as_nanos().to_string()
+        ]));
     }
     Ok(Value::Array(rows))
 }

@@ -40,7 +40,9 @@ pub enum Flavour {
 pub fn parse(config: &Value, vision: Option<&Value>) -> Result<(LlavaConfig, Flavour), BaseError> {
     let fields = Fields::root(CONFIG_FILE, config)?;
     let (config, flavour) = match fields.required::<String>("model_type")?.as_str() {
-        "llava" if fields.has("vision_config") || fields.has("text_config") => hugging_face(fields)?,
+        "llava" if fields.has("vision_config") || fields.has("text_config") => {
+            hugging_face(fields)?
+        }
         "llava" | "llava_llama" | "llava_mistral" => original::parse(fields, vision)?,
         other => {
             let known = "Norma reads llava, llava_llama and llava_mistral";
@@ -76,12 +78,19 @@ fn hugging_face(fields: Fields) -> Result<(LlavaConfig, Flavour), BaseError> {
     vision.feature_layers = feature_layers(fields, "vision_feature_layer", &vision)?;
     let act = fields.or("projector_hidden_act", Activation::Gelu)?;
     let bias = fields.or("multimodal_projector_bias", true)?;
-    let projector = ProjectorConfig { hidden_act: Some(act), bias };
+    let projector = ProjectorConfig {
+        hidden_act: Some(act),
+        bias,
+    };
     let image_token = match fields.optional("image_token_index")? {
         Some(token) => token,
         None => fields.or("image_token_id", 32_000)?,
     };
-    let config = LlavaConfig { vision, projector, decoder };
+    let config = LlavaConfig {
+        vision,
+        projector,
+        decoder,
+    };
     Ok((config, Flavour::HuggingFace { image_token }))
 }
 
@@ -98,7 +107,11 @@ pub fn decoder(fields: Fields, tied: bool) -> Result<DecoderConfig, BaseError> {
     };
     let hidden_size = fields.size("hidden_size", Some(4096))?;
     let n_heads = fields.size("num_attention_heads", Some(32))?;
-    let kv_heads = if mistral && !fields.has("num_key_value_heads") { 8 } else { n_heads };
+    let kv_heads = if mistral && !fields.has("num_key_value_heads") {
+        8
+    } else {
+        n_heads
+    };
     let sliding_window = match (mistral, fields.has("sliding_window")) {
         (false, _) => None,
         (true, false) => Some(4096),
@@ -108,15 +121,19 @@ pub fn decoder(fields: Fields, tied: bool) -> Result<DecoderConfig, BaseError> {
     Ok(DecoderConfig {
         vocab_size: fields.size("vocab_size", Some(32_000))?,
         hidden_size,
-        intermediate_size: fields
-            .size("intermediate_size", Some(if mistral { 14_336 } else { 11_008 }))?,
+        intermediate_size: fields.size(
+            "intermediate_size",
+            Some(if mistral { 14_336 } else { 11_008 }),
+        )?,
         num_hidden_layers: fields.size("num_hidden_layers", Some(32))?,
         num_attention_heads: n_heads,
         num_key_value_heads: fields.size("num_key_value_heads", Some(kv_heads))?,
         head_dim: fields.size("head_dim", Some(hidden_size / n_heads))?,
         hidden_act: fields.or("hidden_act", Activation::Silu)?,
-        max_position_embeddings: fields
-            .size("max_position_embeddings", Some(if mistral { 131_072 } else { 2048 }))?,
+        max_position_embeddings: fields.size(
+            "max_position_embeddings",
+            Some(if mistral { 131_072 } else { 2048 }),
+        )?,
         rms_norm_eps: fields.or("rms_norm_eps", 1e-6)?,
         rope_theta,
         rope_scaling,
@@ -146,7 +163,9 @@ fn rope(fields: Fields) -> Result<(f32, RopeScaling), BaseError> {
     };
     let scaling = match kind.as_str() {
         "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear { factor: rules.required("factor")? },
+        "linear" => RopeScaling::Linear {
+            factor: rules.required("factor")?,
+        },
         "llama3" => RopeScaling::Llama3 {
             factor: rules.required("factor")?,
             low_freq_factor: rules.required("low_freq_factor")?,
@@ -217,8 +236,11 @@ pub fn feature_layers(
     };
     let n_states = vision.num_hidden_layers as i64 + 1;
     let resolve = |layer: i64| if layer < 0 { layer + n_states } else { layer };
-    let resolved: Vec<usize> =
-        layers.into_iter().map(resolve).filter_map(|layer| usize::try_from(layer).ok()).collect();
+    let resolved: Vec<usize> = layers
+        .into_iter()
+        .map(resolve)
+        .filter_map(|layer| usize::try_from(layer).ok())
+        .collect();
     let expected = value.as_array().map_or(1, Vec::len);
     if resolved.is_empty()
         || resolved.len() != expected
@@ -236,15 +258,24 @@ fn check(fields: Fields, config: &LlavaConfig) -> Result<(), BaseError> {
     let fail = |field: &str, problem: String| Err(fields.error(field, &problem));
     if vision.hidden_size % vision.num_attention_heads != 0 {
         let heads = vision.num_attention_heads;
-        return fail("vision_config.num_attention_heads", format!("is {heads}, which does not divide the width"));
+        return fail(
+            "vision_config.num_attention_heads",
+            format!("is {heads}, which does not divide the width"),
+        );
     }
     if vision.image_size % vision.patch_size != 0 {
         let (size, patch) = (vision.image_size, vision.patch_size);
-        return fail("vision_config.patch_size", format!("is {patch}, which does not divide {size}"));
+        return fail(
+            "vision_config.patch_size",
+            format!("is {patch}, which does not divide {size}"),
+        );
     }
     if decoder.num_attention_heads % decoder.num_key_value_heads != 0 {
         let (kv, q) = (decoder.num_key_value_heads, decoder.num_attention_heads);
-        return fail("num_key_value_heads", format!("is {kv}, which does not divide {q} heads"));
+        return fail(
+            "num_key_value_heads",
+            format!("is {kv}, which does not divide {q} heads"),
+        );
     }
     if decoder.head_dim % 2 != 0 {
         return fail("head_dim", format!("is {}, must be even", decoder.head_dim));

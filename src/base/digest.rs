@@ -36,8 +36,10 @@ pub fn compute(
             Ok(format!("{name} {dtype} {shape:?} {}\n", Digest::of(bytes)))
         })
         .collect::<Result<_, BaseError>>()?;
-    let config = serde_json::to_string(config)
-        .map_err(|source| BaseError::Json { file: "configuration".into(), source })?;
+    let config = serde_json::to_string(config).map_err(|source| BaseError::Json {
+        file: "configuration".into(),
+        source,
+    })?;
     let mut writer = Hasher::new();
     writer.update(b"norma-base/1\n");
     writer.update(config.as_bytes());
@@ -56,7 +58,11 @@ pub fn cached(
     compute: impl FnOnce() -> Result<Digest, BaseError>,
 ) -> Result<Digest, BaseError> {
     let Some(cache) = cache else { return compute() };
-    let key = folder.canonicalize().unwrap_or_else(|_| folder.into()).display().to_string();
+    let key = folder
+        .canonicalize()
+        .unwrap_or_else(|_| folder.into())
+        .display()
+        .to_string();
     let fingerprint = fingerprint(folder)?;
     let mut known: Map<String, Value> = fs::read(cache)
         .ok()
@@ -70,7 +76,10 @@ pub fn cached(
         return Ok(digest);
     }
     let digest = compute()?;
-    known.insert(key, serde_json::json!({"files": fingerprint, "digest": digest.to_string()}));
+    known.insert(
+        key,
+        serde_json::json!({"files": fingerprint, "digest": digest.to_string()}),
+    );
     if let Err(error) = fs::write(cache, Value::Object(known).to_string()) {
         tracing::warn!(%error, "the base digest could not be remembered");
     }

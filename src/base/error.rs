@@ -111,5 +111,9 @@ impl From<ModelError> for BaseError {
 }
 
 fn pickle_hint(pickled: bool) -> &'static str {
-    if pickled { " (it has `pytorch_model*.bin`: save it as safetensors first)" } else { "" }
+    if pickled {
+        " (it has `pytorch_model*.bin`: save it as safetensors first)"
+    } else {
+        ""
+    }
 }

@@ -17,7 +17,11 @@ impl<'a> Fields<'a> {
     /// The top level of a file.
     pub fn root(file: &'a str, value: &'a Value) -> Result<Self, BaseError> {
         match value {
-            Value::Object(object) => Ok(Self { file, prefix: "", object }),
+            Value::Object(object) => Ok(Self {
+                file,
+                prefix: "",
+                object,
+            }),
             _ => Err(BaseError::Field {
                 file: file.into(),
                 field: "(whole file)".into(),
@@ -30,9 +34,11 @@ impl<'a> Fields<'a> {
     pub fn object(&self, field: &'a str) -> Result<Option<Fields<'a>>, BaseError> {
         match self.object.get(field) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(object)) => {
-                Ok(Some(Fields { file: self.file, prefix: field, object }))
-            }
+            Some(Value::Object(object)) => Ok(Some(Fields {
+                file: self.file,
+                prefix: field,
+                object,
+            })),
             Some(_) => Err(self.error(field, "is not an object")),
         }
     }
@@ -48,7 +54,9 @@ impl<'a> Fields<'a> {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_json::from_value(value.clone())
                 .map(Some)
-                .map_err(|error| self.error(field, &format!("has a value of another kind ({error})"))),
+                .map_err(|error| {
+                    self.error(field, &format!("has a value of another kind ({error})"))
+                }),
         }
     }
 
@@ -59,7 +67,8 @@ impl<'a> Fields<'a> {
 
     /// The field's value, which must be there.
     pub fn required<T: DeserializeOwned>(&self, field: &str) -> Result<T, BaseError> {
-        self.optional(field)?.ok_or_else(|| self.error(field, "is missing"))
+        self.optional(field)?
+            .ok_or_else(|| self.error(field, "is missing"))
     }
 
     /// A size: positive, and small enough that products of sizes cannot overflow.

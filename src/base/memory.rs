@@ -14,9 +14,11 @@ pub fn weight_bytes(outline: &Outline) -> u64 {
 /// is refused.
 pub fn require(what: &str, bytes: u64) -> Result<(), BaseError> {
     match available() {
-        Some(free) if free < bytes => {
-            Err(BaseError::Memory { what: what.into(), need: bytes >> 20, have: free >> 20 })
-        }
+        Some(free) if free < bytes => Err(BaseError::Memory {
+            what: what.into(),
+            need: bytes >> 20,
+            have: free >> 20,
+        }),
         _ => Ok(()),
     }
 }
@@ -24,9 +26,15 @@ pub fn require(what: &str, bytes: u64) -> Result<(), BaseError> {
 /// Bytes that new allocations may take: what Linux calls available, less where a control group has a
 /// tighter limit.
 pub fn available() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text))?;
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| parse_meminfo(&text))?;
     let group = |file: &str| -> Option<u64> {
-        fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+        fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     };
     match (group("memory.max"), group("memory.current")) {
         (Some(limit), Some(used)) => Some(machine.min(limit.saturating_sub(used))),
@@ -35,7 +43,9 @@ pub fn available() -> Option<u64> {
 }
 
 fn parse_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kilobytes * 1024)
 }
@@ -54,7 +64,10 @@ mod tests {
     #[test]
     fn more_than_the_machine_has_is_refused() {
         if available().is_some() {
-            assert!(matches!(require("a base", u64::MAX), Err(BaseError::Memory { .. })));
+            assert!(matches!(
+                require("a base", u64::MAX),
+                Err(BaseError::Memory { .. })
+            ));
         }
     }
 }

@@ -17,8 +17,9 @@ mod original;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use norma_adapters::{Digest, SiteTable};
 use serde_json::Value;
 
@@ -30,8 +31,9 @@ use crate::model::MedVlm;
 use crate::model::config::LlavaConfig;
 use crate::model::llava::Llava;
 use crate::model::ops::Kernels;
+use crate::model::ops::frozen_linear::PackedLinear;
 use crate::model::outline::Outline;
-use crate::model::parameters::{ParameterError, Parameters};
+use crate::model::parameters::{ParameterError, Parameters, Weight};
 
 /// What a folder alone does not say.
 #[derive(Clone, Debug)]
@@ -46,7 +48,11 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, vision_config: None, digest_cache: None }
+        Self {
+            device: Device::Cpu,
+            vision_config: None,
+            digest_cache: None,
+        }
     }
 }
 
@@ -75,7 +81,14 @@ impl Base {
         let digest = digest::cached(folder, options.digest_cache.as_deref(), || {
             digest::compute(&config, &outline, &checkpoint)
         })?;
-        Ok(Self { folder: folder.into(), config, flavour, outline, checkpoint, digest })
+        Ok(Self {
+            folder: folder.into(),
+            config,
+            flavour,
+            outline,
+            checkpoint,
+            digest,
+        })
     }
 
     /// The checkpoint's folder.
@@ -121,7 +134,11 @@ impl Base {
     /// Loads the model, unless the machine has too little memory.
     pub fn load(&self, kernels: Kernels) -> Result<Llava, BaseError> {
         memory::require("the base", self.weight_bytes())?;
-        Ok(Llava::new(&self.config, &self.checkpoint, kernels)?)
+        let loader = Loader {
+            checkpoint: &self.checkpoint,
+            kernels,
+        };
+        Ok(Llava::new(&self.config, &loader, kernels)?)
     }
 
     /// Loads the model for an engine, with the kernels that its device wants.
@@ -131,14 +148,57 @@ impl Base {
     }
 }
 
+/// Loads frozen parameters in the form that the kernels want.
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    kernels: Kernels,
+}
+
+impl Parameters for Loader<'_> {
+    fn device(&self) -> &Device {
+        self.checkpoint.device()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        self.checkpoint.tensor(name, shape)
+    }
+
+    fn linear(
+        &self,
+        name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Weight, ParameterError> {
+        match self.kernels {
+            Kernels::Composed => self.checkpoint.linear(name, weight, bias),
+            Kernels::Fused => PackedLinear::<f32>::new(&weight, bias.as_ref())
+                .map(|linear| Weight::Frozen(Arc::new(linear)))
+                .map_err(|source| ParameterError::Tensor {
+                    name: name.into(),
+                    source,
+                }),
+        }
+    }
+}
+
 /// The norm values that a source of parameters holds, as a bank row.
 pub fn base_row(table: &SiteTable, source: &dyn Parameters) -> Result<Vec<f32>, ParameterError> {
     let mut row = vec![0f32; table.row_len()];
     let read = |name: &str, width: usize| {
         let tensor = source.tensor(name, &[width])?;
-        tensor.to_vec1::<f32>().map_err(|source| ParameterError::Tensor { name: name.into(), source })
+        tensor
+            .to_vec1::<f32>()
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })
     };
-    for (idx, site) in table.sites().iter().enumerate().filter(|(_, site)| site.used) {
+    for (idx, site) in table
+        .sites()
+        .iter()
+        .enumerate()
+        .filter(|(_, site)| site.used)
+    {
         let range = table.range(idx);
         let offset = site.kind.gain_offset();
         let gain = read(&site.weight_name(), site.width)?;
@@ -158,8 +218,11 @@ fn check_tensors(
     flavour: &Flavour,
 ) -> Result<(), BaseError> {
     const TOWER_PROBE: &str = "vision_tower.vision_model.embeddings.class_embedding";
-    if let (Flavour::Original { vision_tower, .. }, false) = (flavour, checkpoint.has(TOWER_PROBE)) {
-        return Err(BaseError::NoTower { tower: vision_tower.clone() });
+    if let (Flavour::Original { vision_tower, .. }, false) = (flavour, checkpoint.has(TOWER_PROBE))
+    {
+        return Err(BaseError::NoTower {
+            tower: vision_tower.clone(),
+        });
     }
     for (name, shape) in &outline.parameters {
         checkpoint.check(name, shape)?;
@@ -175,7 +238,12 @@ fn check_tensors(
 
 /// Reads a JSON file of a folder.
 pub fn read_json(folder: &Path, file: &str) -> Result<Value, BaseError> {
-    let bytes = fs::read(folder.join(file))
-        .map_err(|source| BaseError::Read { file: file.into(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| BaseError::Json { file: file.into(), source })
+    let bytes = fs::read(folder.join(file)).map_err(|source| BaseError::Read {
+        file: file.into(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| BaseError::Json {
+        file: file.into(),
+        source,
+    })
 }

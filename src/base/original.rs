@@ -10,10 +10,7 @@ use crate::model::config::{LlavaConfig, ProjectorConfig, VisionConfig};
 use crate::model::ops::activation::Activation;
 
 /// Reads a flat configuration; `vision`: the parsed `config.json` of `--vision-config`.
-pub fn parse(
-    fields: Fields,
-    vision: Option<&Value>,
-) -> Result<(LlavaConfig, Flavour), BaseError> {
+pub fn parse(fields: Fields, vision: Option<&Value>) -> Result<(LlavaConfig, Flavour), BaseError> {
     let decoder = decoder(fields, false)?;
     let tower: String = fields.required("mm_vision_tower")?;
     let mut vision = match vision {
@@ -25,7 +22,9 @@ pub fn parse(
             fields.error("mm_vision_tower", &problem)
         })?,
     };
-    vision.keeps_class_token = match fields.or("mm_vision_select_feature", "patch".to_owned())?.as_str()
+    vision.keeps_class_token = match fields
+        .or("mm_vision_select_feature", "patch".to_owned())?
+        .as_str()
     {
         "patch" => false,
         "cls_patch" => true,
@@ -40,7 +39,10 @@ pub fn parse(
         let problem = format!("is {width}, the tower's width is {}", vision.hidden_size);
         return Err(fields.error("mm_hidden_size", &problem));
     }
-    let hidden_act = match fields.or("mm_projector_type", "linear".to_owned())?.as_str() {
+    let hidden_act = match fields
+        .or("mm_projector_type", "linear".to_owned())?
+        .as_str()
+    {
         "mlp2x_gelu" => Some(Activation::Gelu),
         "linear" => None,
         other => {
@@ -57,9 +59,23 @@ pub fn parse(
         }
     };
     let mistral = fields.required::<String>("model_type")? == "llava_mistral";
-    let flavour = Flavour::Original { vision_tower: tower, pad_to_square, mistral };
-    let projector = ProjectorConfig { hidden_act, bias: true };
-    Ok((LlavaConfig { vision, projector, decoder }, flavour))
+    let flavour = Flavour::Original {
+        vision_tower: tower,
+        pad_to_square,
+        mistral,
+    };
+    let projector = ProjectorConfig {
+        hidden_act,
+        bias: true,
+    };
+    Ok((
+        LlavaConfig {
+            vision,
+            projector,
+            decoder,
+        },
+        flavour,
+    ))
 }
 
 /// The tower of a CLIP folder, or of a folder with a bare vision configuration.

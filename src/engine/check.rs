@@ -50,7 +50,9 @@ pub enum InvalidRequest {
         vocab_size: usize,
     },
     /// An image row of the prompt does not follow the one before it.
-    #[error("`prompt[{index}]` is row {patch} of image {image}; image rows must be complete and in order")]
+    #[error(
+        "`prompt[{index}]` is row {patch} of image {image}; image rows must be complete and in order"
+    )]
     ImageRow {
         /// Its place.
         index: usize,
@@ -112,7 +114,9 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), InvalidRequest> {
     check_numbers(request)?;
     check_prompt(request, &bounds.shape)?;
     check_images(request, &bounds.shape)?;
-    let Some(adapter) = &request.adapter else { return Ok(()) };
+    let Some(adapter) = &request.adapter else {
+        return Ok(());
+    };
     let (got, want) = (adapter.values.row().len(), bounds.row_len);
     if got != want {
         return Err(InvalidRequest::AdapterRow { got, want });
@@ -126,19 +130,43 @@ pub fn check(request: &Request, bounds: &Bounds) -> Result<(), InvalidRequest> {
 fn check_numbers(request: &Request) -> Result<(), InvalidRequest> {
     let range = |holds: bool, field, got: &dyn ToString, want: &dyn ToString| {
         let (got, want) = (got.to_string(), want.to_string());
-        if holds { Ok(()) } else { Err(InvalidRequest::Range { field, got, want }) }
+        if holds {
+            Ok(())
+        } else {
+            Err(InvalidRequest::Range { field, got, want })
+        }
     };
     let sampling = request.sampling;
     let (temperature, top_p, top_k) = (sampling.temperature, sampling.top_p, sampling.top_k);
     let (least, most) = (request.min_tokens, request.max_tokens);
     range(most > 0, "max_tokens", &most, &"at least 1")?;
-    range(least <= most, "min_tokens", &least, &format!("at most `max_tokens`, {most}"))?;
+    range(
+        least <= most,
+        "min_tokens",
+        &least,
+        &format!("at most `max_tokens`, {most}"),
+    )?;
     let finite = temperature.is_finite() && temperature >= 0.0;
-    range(finite, "temperature", &temperature, &"0 or more, and finite")?;
-    range(top_p > 0.0 && top_p <= 1.0, "top_p", &top_p, &"above 0 and at most 1")?;
+    range(
+        finite,
+        "temperature",
+        &temperature,
+        &"0 or more, and finite",
+    )?;
+    range(
+        top_p > 0.0 && top_p <= 1.0,
+        "top_p",
+        &top_p,
+        &"above 0 and at most 1",
+    )?;
     range(top_k != Some(0), "top_k", &0, &"at least 1")?;
     let empty = request.stop.iter().any(String::is_empty);
-    range(!empty, "stop", &"an empty text", &"a text of one character or more")
+    range(
+        !empty,
+        "stop",
+        &"an empty text",
+        &"a text of one character or more",
+    )
 }
 
 fn check_prompt(request: &Request, shape: &ModelShape) -> Result<(), InvalidRequest> {
@@ -151,27 +179,46 @@ fn check_prompt(request: &Request, shape: &ModelShape) -> Result<(), InvalidRequ
         match *token {
             PromptToken::Text(token) if token as usize >= shape.vocab_size => {
                 let vocab_size = shape.vocab_size;
-                return Err(InvalidRequest::Token { index, token, vocab_size });
+                return Err(InvalidRequest::Token {
+                    index,
+                    token,
+                    vocab_size,
+                });
             }
             PromptToken::Text(_) => {}
             PromptToken::Image { image, patch } => {
                 let next = (each > 0).then(|| (rows / each, rows % each));
                 if next != Some((image as usize, patch as usize)) {
-                    return Err(InvalidRequest::ImageRow { index, image, patch });
+                    return Err(InvalidRequest::ImageRow {
+                        index,
+                        image,
+                        patch,
+                    });
                 }
                 rows += 1;
             }
         }
     }
     let images = request.images.len();
-    if rows == images * each { Ok(()) } else { Err(InvalidRequest::ImageCount { rows, images, each }) }
+    if rows == images * each {
+        Ok(())
+    } else {
+        Err(InvalidRequest::ImageCount { rows, images, each })
+    }
 }
 
 fn check_images(request: &Request, shape: &ModelShape) -> Result<(), InvalidRequest> {
     let want = [3, shape.image_size, shape.image_size];
     let wrong = |image: &&candle_core::Tensor| image.dims() != want || image.dtype() != DType::F32;
-    let Some(index) = request.images.iter().position(|image| wrong(&image)) else { return Ok(()) };
+    let Some(index) = request.images.iter().position(|image| wrong(&image)) else {
+        return Ok(());
+    };
     let image = &request.images[index];
     let (got_type, got) = (image.dtype().as_str(), image.dims().to_vec());
-    Err(InvalidRequest::Image { index, got_type, got, want })
+    Err(InvalidRequest::Image {
+        index,
+        got_type,
+        got,
+        want,
+    })
 }

@@ -76,7 +76,11 @@ impl EngineConfig {
     /// Checks every number.
     pub fn check(&self) -> Result<(), EngineError> {
         let at_least = |field, got, least| {
-            if got < least { Err(EngineError::TooSmall { field, got, least }) } else { Ok(()) }
+            if got < least {
+                Err(EngineError::TooSmall { field, got, least })
+            } else {
+                Ok(())
+            }
         };
         at_least("max_sequences", self.max_sequences, 1)?;
         // Every running answer gets its token in every step.
@@ -106,14 +110,50 @@ mod tests {
             Err(EngineError::TooSmall { field, .. }) => field,
             other => panic!("{other:?}"),
         };
-        assert_eq!(field_of(EngineConfig { max_sequences: 0, ..config }), "max_sequences");
-        let few = EngineConfig { max_step_tokens: config.max_sequences - 1, ..config };
+        assert_eq!(
+            field_of(EngineConfig {
+                max_sequences: 0,
+                ..config
+            }),
+            "max_sequences"
+        );
+        let few = EngineConfig {
+            max_step_tokens: config.max_sequences - 1,
+            ..config
+        };
         assert_eq!(field_of(few), "max_step_tokens");
-        assert_eq!(field_of(EngineConfig { max_step_images: 0, ..config }), "max_step_images");
-        assert_eq!(field_of(EngineConfig { block_rows: 0, ..config }), "block_rows");
-        let few = EngineConfig { kv_rows: config.block_rows - 1, ..config };
+        assert_eq!(
+            field_of(EngineConfig {
+                max_step_images: 0,
+                ..config
+            }),
+            "max_step_images"
+        );
+        assert_eq!(
+            field_of(EngineConfig {
+                block_rows: 0,
+                ..config
+            }),
+            "block_rows"
+        );
+        let few = EngineConfig {
+            kv_rows: config.block_rows - 1,
+            ..config
+        };
         assert_eq!(field_of(few), "kv_rows");
-        assert_eq!(field_of(EngineConfig { bank_slots: 0, ..config }), "bank_slots");
-        assert_eq!(field_of(EngineConfig { queue_len: 0, ..config }), "queue_len");
+        assert_eq!(
+            field_of(EngineConfig {
+                bank_slots: 0,
+                ..config
+            }),
+            "bank_slots"
+        );
+        assert_eq!(
+            field_of(EngineConfig {
+                queue_len: 0,
+                ..config
+            }),
+            "queue_len"
+        );
     }
 }

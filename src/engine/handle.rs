@@ -14,8 +14,10 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::check::{self, Bounds, InvalidRequest};
 use super::config::{EngineConfig, EngineError};
 use super::request::{Answer, Request};
+use super::runner::Runner;
+use super::sequence::Submitted;
 use super::stats::EngineStats;
-use super::thread::{self, Submitted};
+use super::thread;
 use crate::model::MedVlm;
 use crate::preprocess::TextTokenizer;
 
@@ -88,13 +90,15 @@ impl Engine {
         let bounds = Bounds {
             shape,
             row_len,
-            sequence_limit: shape.max_positions.min(config.n_blocks() * config.block_rows),
+            sequence_limit: shape
+                .max_positions
+                .min(config.n_blocks() * config.block_rows),
             adapter_slots: config.bank_slots - 1,
         };
         let board = Arc::new(Board::default());
         let (requests, receiver) = channel();
-        let parts = thread::Parts { model, base_row, tokenizer, config, board: Arc::clone(&board) };
-        let thread = thread::start(parts, receiver)?;
+        let runner = Runner::new(model, base_row, tokenizer, config, Arc::clone(&board))?;
+        let thread = thread::start(runner, receiver, Arc::clone(&board))?;
         Ok(EngineHandle {
             shared: Arc::new(Shared {
                 bounds,
@@ -110,21 +114,35 @@ impl Engine {
 impl EngineHandle {
     /// Checks a request and puts it in the queue.
     pub fn submit(&self, request: Request) -> Result<Answer, SubmitError> {
-        let Shared { bounds, config, board, .. } = &*self.shared;
+        let Shared {
+            bounds,
+            config,
+            board,
+            ..
+        } = &*self.shared;
         check::check(&request, bounds)?;
         let tokens = request.prompt.len().saturating_add(request.max_tokens);
         if tokens > bounds.sequence_limit {
-            return Err(SubmitError::TooLong { tokens, limit: bounds.sequence_limit });
+            return Err(SubmitError::TooLong {
+                tokens,
+                limit: bounds.sequence_limit,
+            });
         }
         let requests = lock(&self.shared.requests);
         let sender = requests.as_ref().ok_or(SubmitError::ShuttingDown)?;
         // Only submissions add, and they hold the lock; so the limit holds.
         if board.waiting.load(Ordering::Relaxed) >= config.queue_len {
-            return Err(SubmitError::QueueFull { limit: config.queue_len });
+            return Err(SubmitError::QueueFull {
+                limit: config.queue_len,
+            });
         }
         let (events, receiver) = unbounded_channel();
         board.waiting.fetch_add(1, Ordering::Relaxed);
-        let submitted = Submitted { request, events, at: Instant::now() };
+        let submitted = Submitted {
+            request,
+            events,
+            at: Instant::now(),
+        };
         if sender.send(submitted).is_err() {
             board.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(SubmitError::ShuttingDown);

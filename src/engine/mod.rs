@@ -16,18 +16,26 @@
 //! 5. End of text, a stop string, the length, the deadline or the client's leaving ends the sequence;
 //!    its rows and its slot go back.
 
-pub mod check;
-pub mod config;
-pub mod handle;
-pub mod request;
-pub mod stats;
+mod batch;
+mod blocks;
+mod check;
+mod compute;
+mod config;
+mod handle;
+mod request;
+mod runner;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod stats;
+mod text;
 mod thread;
 
 pub use check::InvalidRequest;
 pub use config::{EngineConfig, EngineError};
 pub use handle::{Engine, EngineHandle, SubmitError};
 pub use request::{
-    Answer, Event, FinishReason, Finished, Request, RequestAdapter, RequestError, Sampling, Timings,
-    TokenEvent, TopToken,
+    Answer, Event, FinishReason, Finished, Request, RequestAdapter, RequestError, Sampling,
+    Timings, TokenEvent, TopToken,
 };
 pub use stats::{EngineStats, FinishedCounts};

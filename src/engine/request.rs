@@ -84,7 +84,12 @@ pub struct Sampling {
 impl Default for Sampling {
     /// Greedy.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: 1.0, seed: None }
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: 1.0,
+            seed: None,
+        }
     }
 }
 
@@ -208,7 +213,10 @@ pub struct Answer {
 
 impl Answer {
     pub(super) fn new(events: UnboundedReceiver<Event>) -> Self {
-        Self { events, ended: false }
+        Self {
+            events,
+            ended: false,
+        }
     }
 
     /// The next event; `None` after the terminal one.
@@ -221,7 +229,9 @@ impl Answer {
         if self.ended {
             return Poll::Ready(None);
         }
-        self.events.poll_recv(context).map(|event| Some(self.seen(event)))
+        self.events
+            .poll_recv(context)
+            .map(|event| Some(self.seen(event)))
     }
 
     /// As [`Self::recv`], outside of an asynchronous runtime.
@@ -250,12 +260,20 @@ mod tests {
     fn an_answer_whose_engine_is_gone_ends_with_one_failure() {
         let (events, receiver) = unbounded_channel();
         let mut answer = Answer::new(receiver);
-        let token =
-            TokenEvent { token: 1, text: "a".into(), end_of_text: false, logprob: -1.0, top: vec![] };
+        let token = TokenEvent {
+            token: 1,
+            text: "a".into(),
+            end_of_text: false,
+            logprob: -1.0,
+            top: vec![],
+        };
         events.send(Event::Token(token.clone())).unwrap();
         drop(events);
         assert_eq!(answer.blocking_recv(), Some(Event::Token(token)));
-        assert_eq!(answer.blocking_recv(), Some(Event::Failed(RequestError::Stopped)));
+        assert_eq!(
+            answer.blocking_recv(),
+            Some(Event::Failed(RequestError::Stopped))
+        );
         assert_eq!(answer.blocking_recv(), None);
     }
 }

@@ -1,41 +1,49 @@
-//! The engine's thread.
+//! The engine's thread: takes requests in, steps while there is work, sleeps while there is none.
+//!
+//! In: the channel of submitted requests. It ends when the channel is closed and all is answered.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use super::config::{EngineConfig, EngineError};
+use super::config::EngineError;
 use super::handle::Board;
-use super::request::{Event, Request};
-use crate::model::MedVlm;
-use crate::preprocess::TextTokenizer;
-
-/// What the thread owns or shares.
-pub(super) struct Parts {
-    pub model: Box<dyn MedVlm>,
-    pub base_row: Vec<f32>,
-    pub tokenizer: Arc<TextTokenizer>,
-    pub config: EngineConfig,
-    pub board: Arc<Board>,
-}
-
-/// A request on its way.
-pub(super) struct Submitted {
-    pub request: Request,
-    pub events: UnboundedSender<Event>,
-    pub at: Instant,
-}
+use super::runner::Runner;
+use super::sequence::Submitted;
 
 /// Starts the thread.
 pub(super) fn start(
-    parts: Parts,
+    runner: Runner,
     requests: Receiver<Submitted>,
+    board: Arc<Board>,
 ) -> Result<JoinHandle<()>, EngineError> {
     std::thread::Builder::new()
         .name("engine".into())
-        .spawn(move || drop((parts.model, requests)))
+        .spawn(move || {
+            run(runner, requests);
+            // Requests that were never taken in are gone with the channel.
+            board.waiting.store(0, Ordering::Relaxed);
+        })
         .map_err(EngineError::Thread)
+}
+
+fn run(mut runner: Runner, requests: Receiver<Submitted>) {
+    loop {
+        if runner.is_idle() {
+            match requests.recv() {
+                Ok(submitted) => runner.accept(submitted),
+                Err(_) => return,
+            }
+        }
+        while let Ok(submitted) = requests.try_recv() {
+            runner.accept(submitted);
+        }
+        let stepped = catch_unwind(AssertUnwindSafe(|| runner.step()));
+        if let Err(error) = stepped.unwrap_or_else(|_| runner.recover()) {
+            tracing::error!(%error, "the engine cannot go on");
+            return runner.stop();
+        }
+    }
 }

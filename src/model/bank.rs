@@ -27,7 +27,11 @@ impl NormBank {
         device: &Device,
     ) -> Result<Self> {
         if base_row.len() != table.row_len() || n_slots == 0 {
-            bail!("a bank of {n_slots} slots got a row of {} for {}", base_row.len(), table.row_len());
+            bail!(
+                "a bank of {n_slots} slots got a row of {} for {}",
+                base_row.len(),
+                table.row_len()
+            );
         }
         let row = Tensor::new(base_row, device)?.unsqueeze(0)?;
         let matrix = row.repeat((n_slots, 1))?.contiguous()?; // [slots, row_len]
@@ -42,23 +46,40 @@ impl NormBank {
                 }
                 let range = table.range(idx);
                 let bias = range.bias.map(view).transpose()?;
-                Ok(Some(SiteValues { gain: view(range.gain)?, bias, trainable: false }))
+                Ok(Some(SiteValues {
+                    gain: view(range.gain)?,
+                    bias,
+                    trainable: false,
+                }))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { sites, matrix: Some(matrix), n_slots })
+        Ok(Self {
+            sites,
+            matrix: Some(matrix),
+            n_slots,
+        })
     }
 
     /// A bank of given values, by site index: a trainer's variables. All have `n_slots` rows.
     pub fn from_values(sites: Vec<Option<SiteValues>>, n_slots: usize) -> Self {
-        Self { sites, matrix: None, n_slots }
+        Self {
+            sites,
+            matrix: None,
+            n_slots,
+        }
     }
 
     /// Writes every site of a slot. `row`: `row_len` values. The caller must know that no running
     /// sequence uses the slot.
     pub fn fill(&mut self, slot: u32, row: &[f32]) -> Result<()> {
-        let Some(matrix) = &self.matrix else { bail!("a bank of variables has no slots to fill") };
+        let Some(matrix) = &self.matrix else {
+            bail!("a bank of variables has no slots to fill")
+        };
         if slot == 0 || slot as usize >= self.n_slots {
-            bail!("slot {slot} cannot be filled; a bank has slots 1 to {}", self.n_slots - 1);
+            bail!(
+                "slot {slot} cannot be filled; a bank has slots 1 to {}",
+                self.n_slots - 1
+            );
         }
         let row = Tensor::new(row, matrix.device())?.unsqueeze(0)?;
         matrix.slice_set(&row, 0, slot as usize)
@@ -79,6 +100,8 @@ impl NormBank {
 
     /// Bytes of the bank on its device.
     pub fn bytes(&self) -> usize {
-        self.matrix.as_ref().map_or(0, |matrix| matrix.elem_count() * 4)
+        self.matrix
+            .as_ref()
+            .map_or(0, |matrix| matrix.elem_count() * 4)
     }
 }

@@ -59,7 +59,8 @@ impl VisionTower {
         let mut layers = Vec::new();
         for layer in 0..config.num_hidden_layers {
             let used = layer < config.used_layers();
-            let norms = [1, 2].map(|n| declare(format!("encoder.layers.{layer}.layer_norm{n}"), used));
+            let norms =
+                [1, 2].map(|n| declare(format!("encoder.layers.{layer}.layer_norm{n}"), used));
             if used {
                 layers.push(EncoderLayer::new(config, layer, norms, parameters)?);
             }
@@ -116,8 +117,14 @@ impl VisionTower {
             .permute([0, 2, 4, 1, 3, 5])?
             .contiguous()?
             .reshape((n * grid * grid, channels * patch * patch))?;
-        let patches = self.patch_embedding.forward(&patches)?.reshape((n, grid * grid, width))?;
-        let class = self.class_embedding.reshape((1, 1, width))?.broadcast_as((n, 1, width))?;
+        let patches = self
+            .patch_embedding
+            .forward(&patches)?
+            .reshape((n, grid * grid, width))?;
+        let class = self
+            .class_embedding
+            .reshape((1, 1, width))?
+            .broadcast_as((n, 1, width))?;
         Tensor::cat(&[&class, &patches], 1)?
             .broadcast_add(&self.position_embedding)?
             .reshape((n * (grid * grid + 1), width)) // [n * rows, width]
@@ -171,8 +178,11 @@ impl EncoderLayer {
     ) -> Result<Tensor> {
         let kernels: Kernels = context.kernels;
         let h = self.layer_norm1.forward(x, context)?;
-        let (q, k, v) =
-            (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
+        let (q, k, v) = (
+            self.q_proj.forward(&h)?,
+            self.k_proj.forward(&h)?,
+            self.v_proj.forward(&h)?,
+        );
         let h = attention((&q, &k, &v), self.heads, layout, kernels)?;
         let x = (x + self.out_proj.forward(&h)?)?;
         let h = self.layer_norm2.forward(&x, context)?;

@@ -64,8 +64,10 @@ impl Decoder {
             });
             layers.push(DecoderLayer::new(config, layer, norms, parameters)?);
         }
-        let norm =
-            sites.declare(language_rms_norm(format!("{PREFIX}.norm"), hidden), config.rms_norm_eps);
+        let norm = sites.declare(
+            language_rms_norm(format!("{PREFIX}.norm"), hidden),
+            config.rms_norm_eps,
+        );
         let embedding = format!("{PREFIX}.embed_tokens");
         let table = [config.vocab_size, hidden];
         let embed_tokens = parameters.tensor(&format!("{embedding}.weight"), &table)?;
@@ -79,21 +81,42 @@ impl Decoder {
             config.max_position_embeddings,
             parameters.device(),
         )
-        .map_err(|source| ParameterError::Tensor { name: "rotary table".into(), source })?;
-        Ok(Self { config: config.clone(), embed_tokens, layers, norm, lm_head, rope, kernels })
+        .map_err(|source| ParameterError::Tensor {
+            name: "rotary table".into(),
+            source,
+        })?;
+        Ok(Self {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            kernels,
+        })
     }
 
     /// Logits of the step's wanted rows, `[wanted, vocab]`.
     pub fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
-        let tensors =
-            step.tensors(self.config.sliding_window, bank.n_slots(), self.embed_tokens.device())?;
-        let context = NormContext { bank, slots: &tensors.slots, kernels: self.kernels };
+        let tensors = step.tensors(
+            self.config.sliding_window,
+            bank.n_slots(),
+            self.embed_tokens.device(),
+        )?;
+        let context = NormContext {
+            bank,
+            slots: &tensors.slots,
+            kernels: self.kernels,
+        };
         let mut x = self.embed(step)?;
         for layer in &self.layers {
             x = layer.forward(&x, (step, &tensors, cache), &self.rope, context)?;
         }
         let x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
-        let context = NormContext { slots: &tensors.logits_slots, ..context };
+        let context = NormContext {
+            slots: &tensors.logits_slots,
+            ..context
+        };
         self.lm_head.forward(&self.norm.forward(&x, context)?)
     }
 
@@ -109,7 +132,9 @@ impl Decoder {
                 tokens.push(*token);
             }
         }
-        let embedded = self.embed_tokens.index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?;
+        let embedded = self
+            .embed_tokens
+            .index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?;
         if tokens.len() == step.len() {
             return Ok(embedded);
         }
@@ -156,8 +181,18 @@ impl DecoderLayer {
             index,
             input_layernorm,
             q_proj: linear("self_attn.q_proj", q_width, hidden, attention_bias)?,
-            k_proj: linear("self_attn.k_proj", config.kv_width(), hidden, attention_bias)?,
-            v_proj: linear("self_attn.v_proj", config.kv_width(), hidden, attention_bias)?,
+            k_proj: linear(
+                "self_attn.k_proj",
+                config.kv_width(),
+                hidden,
+                attention_bias,
+            )?,
+            v_proj: linear(
+                "self_attn.v_proj",
+                config.kv_width(),
+                hidden,
+                attention_bias,
+            )?,
             o_proj: linear("self_attn.o_proj", hidden, q_width, attention_bias)?,
             post_attention_layernorm,
             gate_proj: linear("mlp.gate_proj", inner, hidden, mlp_bias)?,
@@ -181,14 +216,26 @@ impl DecoderLayer {
     ) -> Result<Tensor> {
         let kernels = context.kernels;
         let h = self.input_layernorm.forward(x, context)?;
-        let q = rope(&self.q_proj.forward(&h)?, &tensors.positions, table, kernels)?;
-        let k = rope(&self.k_proj.forward(&h)?, &tensors.positions, table, kernels)?;
+        let q = rope(
+            &self.q_proj.forward(&h)?,
+            &tensors.positions,
+            table,
+            kernels,
+        )?;
+        let k = rope(
+            &self.k_proj.forward(&h)?,
+            &tensors.positions,
+            table,
+            kernels,
+        )?;
         let v = self.v_proj.forward(&h)?;
         let (k, v) = step.keys_and_values(self.index, (k, v), cache)?;
         let h = attention((&q, &k, &v), self.heads, &tensors.layout, kernels)?;
         let x = (x + self.o_proj.forward(&h)?)?;
         let h = self.post_attention_layernorm.forward(&x, context)?;
         let (gate, up) = (self.gate_proj.forward(&h)?, self.up_proj.forward(&h)?);
-        x + self.down_proj.forward(&gated(&gate, &up, self.hidden_act, kernels)?)?
+        x + self
+            .down_proj
+            .forward(&gated(&gate, &up, self.hidden_act, kernels)?)?
     }
 }

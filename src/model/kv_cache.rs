@@ -2,7 +2,7 @@
 //!
 //! Which rows belong to which sequence is the engine's business; a step names them.
 
-use candle_core::{CpuStorage, Device, DType, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, bail};
 
 /// Arenas of `capacity` rows for every decoder layer.
 #[derive(Debug)]
@@ -15,7 +15,9 @@ impl KvCache {
     /// `width`: of a key (and a value) row. Memory: `n_layers * 2 * capacity * width * 4` bytes.
     pub fn new(n_layers: usize, capacity: usize, width: usize, device: &Device) -> Result<Self> {
         let arena = || Tensor::zeros((capacity, width), DType::F32, device);
-        let layers = (0..n_layers).map(|_| Ok((arena()?, arena()?))).collect::<Result<_>>()?;
+        let layers = (0..n_layers)
+            .map(|_| Ok((arena()?, arena()?)))
+            .collect::<Result<_>>()?;
         Ok(Self { layers, capacity })
     }
 
@@ -32,7 +34,9 @@ impl KvCache {
         (k, v): (&Tensor, &Tensor),
         into: &[u32],
     ) -> Result<(Tensor, Tensor)> {
-        let Some((keys, values)) = self.layers.get(layer) else { bail!("no cache for layer {layer}") };
+        let Some((keys, values)) = self.layers.get(layer) else {
+            bail!("no cache for layer {layer}")
+        };
         write_rows(keys, k, into)?;
         write_rows(values, v, into)?;
         Ok((keys.clone(), values.clone()))
@@ -42,7 +46,11 @@ impl KvCache {
 fn write_rows(arena: &Tensor, rows: &Tensor, into: &[u32]) -> Result<()> {
     let (capacity, _) = arena.dims2()?;
     if rows.dims2()?.0 != into.len() || into.iter().any(|row| *row as usize >= capacity) {
-        bail!("{:?} rows cannot be stored in {} arena rows", rows.shape(), into.len());
+        bail!(
+            "{:?} rows cannot be stored in {} arena rows",
+            rows.shape(),
+            into.len()
+        );
     }
     let rows = rows.contiguous()?;
     if arena.device().is_cpu() {
@@ -54,7 +62,11 @@ fn write_rows(arena: &Tensor, rows: &Tensor, into: &[u32]) -> Result<()> {
         let run = (first..into.len())
             .take_while(|i| into[*i] as usize == into[first] as usize + (i - first))
             .count();
-        arena.slice_set(&rows.narrow(0, first, run)?.contiguous()?, 0, into[first] as usize)?;
+        arena.slice_set(
+            &rows.narrow(0, first, run)?.contiguous()?,
+            0,
+            into[first] as usize,
+        )?;
         first += run;
     }
     Ok(())
@@ -77,7 +89,9 @@ impl InplaceOp2 for Scatter<'_> {
         rows_layout: &Layout,
     ) -> Result<()> {
         let (_, width) = arena_layout.shape().dims2()?;
-        let CpuStorage::F32(arena) = arena else { bail!("the cache holds f32") };
+        let CpuStorage::F32(arena) = arena else {
+            bail!("the cache holds f32")
+        };
         let rows = super::ops::cpu::contiguous_slice(rows, rows_layout)?;
         for (row, into) in rows.chunks_exact(width).zip(self.into) {
             arena[*into as usize * width..][..width].copy_from_slice(row);

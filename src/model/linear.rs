@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::ops::trained_linear::trained_linear;
 use super::parameters::{ParameterError, Parameters, Weight};
 
 /// `y = x W^T (+ b)`.
@@ -22,10 +23,16 @@ impl Linear {
         let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
         let weight = weight
             .flatten_from(1)
-            .map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
-        let bias =
-            bias.then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok(Self { weight: parameters.linear(name, weight, bias)? })
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })?;
+        let bias = bias
+            .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
+            .transpose()?;
+        Ok(Self {
+            weight: parameters.linear(name, weight, bias)?,
+        })
     }
 
     /// A map that shares a tensor (`[out, in]`) that the model already has: a tied head.
@@ -34,20 +41,16 @@ impl Linear {
         name: &str,
         weight: &Tensor,
     ) -> std::result::Result<Self, ParameterError> {
-        Ok(Self { weight: parameters.linear(name, weight.clone(), None)? })
+        Ok(Self {
+            weight: parameters.linear(name, weight.clone(), None)?,
+        })
     }
 
     /// `[rows, in]` to `[rows, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Frozen(linear) => linear.forward(x),
-            Weight::Trainable { weight, bias } => {
-                let y = x.matmul(&weight.t()?)?;
-                match bias {
-                    Some(bias) => y.broadcast_add(bias),
-                    None => Ok(y),
-                }
-            }
+            Weight::Trainable { weight, bias } => trained_linear(x, weight, bias.as_ref()),
         }
     }
 }

@@ -68,16 +68,32 @@ impl Llava {
 
     /// The tower's selected hidden states, before the projector: `[n * image_tokens, width]`. Arguments
     /// as for [`MedVlm::encode_images`].
-    pub fn tower_features(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor> {
+    pub fn tower_features(
+        &self,
+        pixels: &Tensor,
+        slots: &[u32],
+        bank: &NormBank,
+    ) -> Result<Tensor> {
         let (n, channels, height, width) = pixels.dims4()?;
         let size = self.shape.image_size;
         if n != slots.len() || (channels, height, width) != (3, size, size) {
-            bail!("pixels {:?} for {} images of [3, {size}, {size}]", pixels.shape(), slots.len());
+            bail!(
+                "pixels {:?} for {} images of [3, {size}, {size}]",
+                pixels.shape(),
+                slots.len()
+            );
         }
         let rows = self.shape.tower_rows;
         let slots: Vec<u32> = slots.iter().flat_map(|slot| vec![*slot; rows]).collect();
         let slots = RowIndex::new(&slots, &self.device)?;
-        self.tower.forward(pixels, NormContext { bank, slots: &slots, kernels: self.kernels })
+        self.tower.forward(
+            pixels,
+            NormContext {
+                bank,
+                slots: &slots,
+                kernels: self.kernels,
+            },
+        )
     }
 
     /// Maps tower features to decoder inputs, `[rows, hidden]`.

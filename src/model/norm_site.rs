@@ -19,7 +19,11 @@ impl SiteList {
             SiteKind::RmsNorm | SiteKind::RmsNormOffset => Statistic::Uncentred,
         };
         self.0.push(site);
-        NormSite { site: self.0.len() - 1, statistic, eps }
+        NormSite {
+            site: self.0.len() - 1,
+            statistic,
+            eps,
+        }
     }
 
     /// The sites declared so far.
@@ -30,12 +34,24 @@ impl SiteList {
 
 /// A LayerNorm with bias of a vision tower.
 pub fn vision_layer_norm(name: String, width: usize, used: bool) -> Site {
-    Site { name, kind: SiteKind::LayerNorm, width, part: Part::Vision, used }
+    Site {
+        name,
+        kind: SiteKind::LayerNorm,
+        width,
+        part: Part::Vision,
+        used,
+    }
 }
 
 /// An RMSNorm of a decoder.
 pub fn language_rms_norm(name: String, width: usize) -> Site {
-    Site { name, kind: SiteKind::RmsNorm, width, part: Part::Language, used: true }
+    Site {
+        name,
+        kind: SiteKind::RmsNorm,
+        width,
+        part: Part::Language,
+        used: true,
+    }
 }
 
 /// What every norm of a forward pass shares.
@@ -61,6 +77,12 @@ impl NormSite {
     /// Normalises `x`, `[rows, width]`.
     pub fn forward(&self, x: &Tensor, context: NormContext) -> Result<Tensor> {
         let values = context.bank.site(self.site)?;
-        norm(x, values, context.slots, (self.statistic, self.eps), context.kernels)
+        norm(
+            x,
+            values,
+            context.slots,
+            (self.statistic, self.eps),
+            context.kernels,
+        )
     }
 }

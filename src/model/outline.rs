@@ -39,7 +39,10 @@ impl Outline {
 
     /// Elements of all parameters.
     pub fn n_parameters(&self) -> usize {
-        self.parameters.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        self.parameters
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
     }
 }
 
@@ -58,7 +61,10 @@ impl Parameters for Recorder {
         // One zero, viewed as many.
         Tensor::zeros((), DType::F32, &Device::Cpu)
             .and_then(|zero| zero.broadcast_as(shape))
-            .map_err(|source| ParameterError::Tensor { name: name.into(), source })
+            .map_err(|source| ParameterError::Tensor {
+                name: name.into(),
+                source,
+            })
     }
 
     fn linear(

@@ -88,7 +88,10 @@ pub trait Parameters {
         bias: Option<Tensor>,
     ) -> Result<Weight, ParameterError> {
         let linear = DenseLinear::new(&weight, bias.as_ref());
-        let linear = linear.map_err(|source| ParameterError::Tensor { name: name.into(), source })?;
+        let linear = linear.map_err(|source| ParameterError::Tensor {
+            name: name.into(),
+            source,
+        })?;
         Ok(Weight::Frozen(Arc::new(linear)))
     }
 }

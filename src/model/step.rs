@@ -72,9 +72,17 @@ impl Step {
     ) -> Result<StepTensors> {
         let rows = self.len();
         if self.positions.len() != rows || self.slots.len() != rows {
-            bail!("{rows} rows, {} positions, {} slots", self.positions.len(), self.slots.len());
+            bail!(
+                "{rows} rows, {} positions, {} slots",
+                self.positions.len(),
+                self.slots.len()
+            );
         }
-        if self.cache_rows.as_ref().is_some_and(|into| into.len() != rows) {
+        if self
+            .cache_rows
+            .as_ref()
+            .is_some_and(|into| into.len() != rows)
+        {
             bail!("cache rows do not match the {rows} rows");
         }
         if let Some(slot) = self.slots.iter().find(|slot| **slot as usize >= n_slots) {

@@ -41,7 +41,10 @@ fn a_truncated_file_is_named() {
     for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&path, &bytes[..length]).unwrap();
         let message = refusal(folder.path());
-        assert!(message.starts_with("`model.safetensors` is no valid safetensors file"), "{message}");
+        assert!(
+            message.starts_with("`model.safetensors` is no valid safetensors file"),
+            "{message}"
+        );
     }
 }
 
@@ -50,22 +53,34 @@ fn a_missing_shard_is_named() {
     let folder = copy("sharded");
     let shard = "model-00002-of-00005.safetensors";
     fs::remove_file(folder.path().join(shard)).unwrap();
-    assert_eq!(refusal(folder.path()), format!("`{shard}` could not be read"));
+    assert_eq!(
+        refusal(folder.path()),
+        format!("`{shard}` could not be read")
+    );
 }
 
 #[test]
 fn an_index_may_not_leave_its_folder() {
     let folder = copy("sharded");
     let path = folder.path().join("model.safetensors.index.json");
-    fs::write(path, json!({"weight_map": {"a": "../a.safetensors"}}).to_string()).unwrap();
+    fs::write(
+        path,
+        json!({"weight_map": {"a": "../a.safetensors"}}).to_string(),
+    )
+    .unwrap();
     let message = refusal(folder.path());
-    assert!(message.contains("field `weight_map` names `../a.safetensors`"), "{message}");
+    assert!(
+        message.contains("field `weight_map` names `../a.safetensors`"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_tensor_of_another_shape_is_named() {
     let folder = copy("llama_a");
-    edit(folder.path(), |config| config["text_config"]["intermediate_size"] = json!(48));
+    edit(folder.path(), |config| {
+        config["text_config"]["intermediate_size"] = json!(48);
+    });
     let message = refusal(folder.path());
     assert_eq!(
         message,
@@ -77,10 +92,13 @@ fn a_tensor_of_another_shape_is_named() {
 #[test]
 fn a_missing_tensor_is_named() {
     let folder = copy("llama_a");
-    edit(folder.path(), |config| config["text_config"]["num_hidden_layers"] = json!(3));
+    edit(folder.path(), |config| {
+        config["text_config"]["num_hidden_layers"] = json!(3);
+    });
     let message = refusal(folder.path());
     assert!(
-        message.starts_with("tensor `language_model.model.layers.2.") && message.contains("is missing"),
+        message.starts_with("tensor `language_model.model.layers.2.")
+            && message.contains("is missing"),
         "{message}"
     );
 }
@@ -88,18 +106,52 @@ fn a_missing_tensor_is_named() {
 #[test]
 fn a_field_that_cannot_be_computed_with_is_named() {
     let cases: [(&str, Value, &str); 8] = [
-        ("/model_type", json!("idefics3"), "field `model_type` is `idefics3`"),
-        ("/vision_feature_layer", json!(-9), "field `vision_feature_layer` is -9"),
-        ("/vision_feature_select_strategy", json!("all"), "field `vision_feature_select_strategy`"),
-        ("/text_config/model_type", json!("qwen2"), "field `text_config.model_type` is `qwen2`"),
-        ("/text_config/hidden_act", json!("mish"), "field `text_config.hidden_act`"),
-        ("/text_config/hidden_size", json!(0), "field `text_config.hidden_size` is 0"),
-        ("/vision_config/patch_size", json!(7), "field `vision_config.patch_size` is 7"),
-        ("/text_config/vocab_size", json!("many"), "field `text_config.vocab_size`"),
+        (
+            "/model_type",
+            json!("idefics3"),
+            "field `model_type` is `idefics3`",
+        ),
+        (
+            "/vision_feature_layer",
+            json!(-9),
+            "field `vision_feature_layer` is -9",
+        ),
+        (
+            "/vision_feature_select_strategy",
+            json!("all"),
+            "field `vision_feature_select_strategy`",
+        ),
+        (
+            "/text_config/model_type",
+            json!("qwen2"),
+            "field `text_config.model_type` is `qwen2`",
+        ),
+        (
+            "/text_config/hidden_act",
+            json!("mish"),
+            "field `text_config.hidden_act`",
+        ),
+        (
+            "/text_config/hidden_size",
+            json!(0),
+            "field `text_config.hidden_size` is 0",
+        ),
+        (
+            "/vision_config/patch_size",
+            json!(7),
+            "field `vision_config.patch_size` is 7",
+        ),
+        (
+            "/text_config/vocab_size",
+            json!("many"),
+            "field `text_config.vocab_size`",
+        ),
     ];
     for (pointer, value, expected) in cases {
         let folder = copy("llama_c");
-        edit(folder.path(), |config| *config.pointer_mut(pointer).unwrap() = value.clone());
+        edit(folder.path(), |config| {
+            *config.pointer_mut(pointer).unwrap() = value.clone();
+        });
         let message = refusal(folder.path());
         assert!(message.contains(expected), "{pointer}: {message}");
     }
@@ -108,7 +160,10 @@ fn a_field_that_cannot_be_computed_with_is_named() {
         config["text_config"]["rope_parameters"] = json!({"rope_type": "yarn", "rope_theta": 1e4});
     });
     let message = refusal(folder.path());
-    assert!(message.contains("`text_config.rope_parameters.rope_type` is `yarn`"), "{message}");
+    assert!(
+        message.contains("`text_config.rope_parameters.rope_type` is `yarn`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -141,9 +196,14 @@ fn the_digest_does_not_depend_on_sharding_and_does_on_every_value() {
     // Two shards, split by the parity of the name's length, so every part of the model is in both.
     let mut map = serde_json::Map::new();
     for (parity, file) in ["odd.safetensors", "even.safetensors"].iter().enumerate() {
-        let part: Vec<_> =
-            tensors.iter().filter(|(name, _)| name.len() % 2 == 1 - parity).collect();
-        map.extend(part.iter().map(|(name, _)| ((*name).to_owned(), json!(file))));
+        let part: Vec<_> = tensors
+            .iter()
+            .filter(|(name, _)| name.len() % 2 == 1 - parity)
+            .collect();
+        map.extend(
+            part.iter()
+                .map(|(name, _)| ((*name).to_owned(), json!(file))),
+        );
         safetensors::serialize_to_file(part, None, &folder.path().join(file)).unwrap();
     }
     fs::remove_file(&path).unwrap();
@@ -161,7 +221,9 @@ fn the_digest_does_not_depend_on_sharding_and_does_on_every_value() {
     assert_ne!(changed.digest(), whole.digest());
 
     let other_eps = copy("llama_c");
-    edit(other_eps.path(), |config| config["text_config"]["rms_norm_eps"] = json!(1e-5));
+    edit(other_eps.path(), |config| {
+        config["text_config"]["rms_norm_eps"] = json!(1e-5);
+    });
     let other_eps = Base::open(other_eps.path(), &OpenOptions::default()).unwrap();
     assert_ne!(other_eps.digest(), whole.digest());
 }
@@ -170,16 +232,28 @@ fn the_digest_does_not_depend_on_sharding_and_does_on_every_value() {
 fn a_remembered_digest_is_used_until_a_file_changes() {
     let folder = copy("llama_c");
     let cache = folder.path().join("digests.json");
-    let options = OpenOptions { digest_cache: Some(cache.clone()), ..OpenOptions::default() };
+    let options = OpenOptions {
+        digest_cache: Some(cache.clone()),
+        ..OpenOptions::default()
+    };
     let first = Base::open(folder.path(), &options).unwrap().digest();
     let remembered = fs::read_to_string(&cache).unwrap();
     assert!(remembered.contains(&first.to_string()));
     // A forged entry shows that the file is believed while the folder has not changed...
     let forged = norma_adapters::Digest::of(b"forged");
-    fs::write(&cache, remembered.replace(&first.to_string(), &forged.to_string())).unwrap();
-    assert_eq!(Base::open(folder.path(), &options).unwrap().digest(), forged);
+    fs::write(
+        &cache,
+        remembered.replace(&first.to_string(), &forged.to_string()),
+    )
+    .unwrap();
+    assert_eq!(
+        Base::open(folder.path(), &options).unwrap().digest(),
+        forged
+    );
     // ...and not once it has.
-    edit(folder.path(), |config| config["text_config"]["rms_norm_eps"] = json!(1e-5));
+    edit(folder.path(), |config| {
+        config["text_config"]["rms_norm_eps"] = json!(1e-5);
+    });
     let digest = Base::open(folder.path(), &options).unwrap().digest();
     assert!(digest != forged && digest != first);
 }
@@ -189,5 +263,8 @@ fn a_base_too_large_for_the_machine_is_refused_with_both_numbers() {
     let error = norma::base::memory::require("the base", 1 << 60).unwrap_err();
     assert!(matches!(error, BaseError::Memory { .. }));
     let message = error.to_string();
-    assert!(message.contains("needs 1099511627776 MB of memory, the machine has"), "{message}");
+    assert!(
+        message.contains("needs 1099511627776 MB of memory, the machine has"),
+        "{message}"
+    );
 }

@@ -23,7 +23,10 @@ pub fn llava_folder() -> PathBuf {
 pub fn open(case: &str) -> Base {
     let vision = llava_folder().join(format!("{case}_vision"));
     let vision_config = vision.is_dir().then_some(vision);
-    let options = OpenOptions { vision_config, ..OpenOptions::default() };
+    let options = OpenOptions {
+        vision_config,
+        ..OpenOptions::default()
+    };
     Base::open(&llava_folder().join(case), &options).unwrap()
 }
 
@@ -48,12 +51,16 @@ impl Case {
         let json = fs::read(folder.join(format!("{case}.json"))).unwrap();
         let json: Value = serde_json::from_slice(&json).unwrap();
         let numbers = |value: &Value| serde_json::from_value(value.clone()).unwrap();
-        let prompts = json["prompts"].as_array().unwrap().iter().map(|prompt| Prompt {
-            name: prompt["name"].as_str().unwrap().into(),
-            images: serde_json::from_value(prompt["images"].clone()).unwrap(),
-            input_ids: numbers(&prompt["input_ids"]),
-            greedy: numbers(&prompt["greedy"]),
-        });
+        let prompts = json["prompts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|prompt| Prompt {
+                name: prompt["name"].as_str().unwrap().into(),
+                images: serde_json::from_value(prompt["images"].clone()).unwrap(),
+                input_ids: numbers(&prompt["input_ids"]),
+                greedy: numbers(&prompt["greedy"]),
+            });
         let tensors = folder.join(format!("{case}.safetensors"));
         Self {
             image_token: json["image_token_id"].as_u64().unwrap().try_into().unwrap(),
@@ -63,7 +70,10 @@ impl Case {
     }
 
     pub fn prompt(&self, name: &str) -> &Prompt {
-        self.prompts.iter().find(|prompt| prompt.name == name).unwrap()
+        self.prompts
+            .iter()
+            .find(|prompt| prompt.name == name)
+            .unwrap()
     }
 
     /// The pixels of a prompt's images, `[n, 3, size, size]`; `None` without images.
@@ -113,7 +123,10 @@ pub fn whole_sequence(inputs: Vec<RowInput>, features: Option<Tensor>, slot: u32
         inputs,
         positions: all.clone(),
         slots: vec![slot; rows],
-        segments: vec![Segment { rows: 0..rows, keys: vec![0..rows] }],
+        segments: vec![Segment {
+            rows: 0..rows,
+            keys: vec![0..rows],
+        }],
         cache_rows: None,
         image_features: features,
         logits_rows: all,

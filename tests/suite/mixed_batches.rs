@@ -1,4 +1,4 @@
-//! A mix of sequences, lengths, adapters, prefill and decode gives each sequence what it gets alone.
+//! A mix of sequences, lengths, adapters, prefill and decode gives each sequence what it gets alone, to the bit.
 
 use std::ops::Range;
 
@@ -14,8 +14,6 @@ use proptest::prelude::*;
 
 use crate::golden::{open, whole_sequence};
 
-/// Of the largest logit of a row: f32 sums in another order, no more.
-const TOLERANCE: f32 = 1e-5;
 const N_SLOTS: usize = 5;
 const VOCAB: u32 = 299;
 
@@ -31,8 +29,18 @@ struct Sequence {
 fn sequence() -> impl Strategy<Value = Sequence> {
     let tokens = prop::collection::vec(0..VOCAB, 1..24);
     let chunks = prop::collection::vec(1usize..12, 1..4);
-    (0..N_SLOTS as u32, prop::option::of(0u64..1000), tokens, chunks)
-        .prop_map(|(slot, image, tokens, chunks)| Sequence { slot, image, tokens, chunks })
+    (
+        0..N_SLOTS as u32,
+        prop::option::of(0u64..1000),
+        tokens,
+        chunks,
+    )
+        .prop_map(|(slot, image, tokens, chunks)| Sequence {
+            slot,
+            image,
+            tokens,
+            chunks,
+        })
 }
 
 /// A bank whose slots differ from each other at every site.
@@ -50,8 +58,9 @@ fn bank(model: &Llava, row: &[f32]) -> NormBank {
 }
 
 fn pixels(seed: u64, size: usize) -> Tensor {
-    let values: Vec<f32> =
-        (0..3 * size * size).map(|i| ((i as u64 * 31 + seed * 977) as f32 * 0.013).sin()).collect();
+    let values: Vec<f32> = (0..3 * size * size)
+        .map(|i| ((i as u64 * 31 + seed * 977) as f32 * 0.013).sin())
+        .collect();
     Tensor::from_vec(values, (1, 3, size, size), &Device::Cpu).unwrap()
 }
 
@@ -64,7 +73,11 @@ impl Sequence {
 
     fn features(&self, model: &Llava, bank: &NormBank) -> Option<Tensor> {
         let size = model.shape().image_size;
-        self.image.map(|seed| model.encode_images(&pixels(seed, size), &[self.slot], bank).unwrap())
+        self.image.map(|seed| {
+            model
+                .encode_images(&pixels(seed, size), &[self.slot], bank)
+                .unwrap()
+        })
     }
 }
 
@@ -84,13 +97,17 @@ fn chunk_ranges(sequence: &Sequence, rows: usize) -> Vec<Range<usize>> {
 /// Runs all sequences together, chunk by chunk, through one cache; returns each one's logits by row.
 fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<Vec<f32>>> {
     let shape = *model.shape();
-    let inputs: Vec<Vec<RowInput>> =
-        sequences.iter().map(|sequence| sequence.inputs(shape.image_tokens)).collect();
+    let inputs: Vec<Vec<RowInput>> = sequences
+        .iter()
+        .map(|sequence| sequence.inputs(shape.image_tokens))
+        .collect();
     let capacity = inputs.iter().map(Vec::len).sum();
     let cache = KvCache::new(shape.n_layers, capacity, shape.kv_width, &Device::Cpu).unwrap();
     let firsts: Vec<usize> = inputs
         .iter()
-        .scan(0, |next, inputs| Some(std::mem::replace(next, *next + inputs.len())))
+        .scan(0, |next, inputs| {
+            Some(std::mem::replace(next, *next + inputs.len()))
+        })
         .collect();
     let mut features = Vec::new();
     let mut feature_firsts = Vec::new();
@@ -110,7 +127,10 @@ fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<V
         .collect();
     let mut logits = vec![Vec::new(); sequences.len()];
     loop {
-        let mut step = Step { cache_rows: Some(Vec::new()), ..Step::default() };
+        let mut step = Step {
+            cache_rows: Some(Vec::new()),
+            ..Step::default()
+        };
         let mut owners = Vec::new();
         for (i, chunks) in chunks.iter_mut().enumerate() {
             let Some(range) = chunks.next() else { continue };
@@ -122,19 +142,28 @@ fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<V
                 });
                 step.positions.push(position as u32);
                 step.slots.push(sequences[i].slot);
-                step.cache_rows.as_mut().unwrap().push((firsts[i] + position) as u32);
+                step.cache_rows
+                    .as_mut()
+                    .unwrap()
+                    .push((firsts[i] + position) as u32);
                 owners.push(i);
             }
             let keys = vec![firsts[i]..firsts[i] + range.end];
-            step.segments.push(Segment { rows: first..step.len(), keys });
+            step.segments.push(Segment {
+                rows: first..step.len(),
+                keys,
+            });
         }
         if step.is_empty() {
             return logits;
         }
-        step.image_features = features.clone();
+        step.image_features.clone_from(&features);
         step.logits_rows = (0..step.len() as u32).collect();
-        let rows: Vec<Vec<f32>> =
-            model.forward(&step, bank, Some(&cache)).unwrap().to_vec2().unwrap();
+        let rows: Vec<Vec<f32>> = model
+            .forward(&step, bank, Some(&cache))
+            .unwrap()
+            .to_vec2()
+            .unwrap();
         for (owner, row) in owners.into_iter().zip(rows) {
             logits[owner].push(row);
         }
@@ -145,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_mix_gives_each_sequence_the_logits_of_running_alone(
+    fn any_mix_gives_each_sequence_the_bits_of_running_alone(
         sequences in prop::collection::vec(sequence(), 1..7)
     ) {
         let base = open("llama_a");
@@ -157,14 +186,7 @@ proptest! {
             let inputs = sequence.inputs(model.shape().image_tokens);
             let step = whole_sequence(inputs, features, sequence.slot);
             let alone: Vec<Vec<f32>> = model.forward(&step, &bank, None).unwrap().to_vec2().unwrap();
-            prop_assert_eq!(mixed.len(), alone.len());
-            for (mixed, alone) in mixed.iter().zip(&alone) {
-                let scale = alone.iter().fold(1f32, |scale, logit| scale.max(logit.abs()));
-                for (mixed, alone) in mixed.iter().zip(alone) {
-                    let error = (mixed - alone).abs() / scale;
-                    prop_assert!(error <= TOLERANCE, "{} differs from {}", mixed, alone);
-                }
-            }
+            prop_assert_eq!(mixed, alone);
         }
     }
 }
@@ -174,7 +196,12 @@ fn adapters_in_one_batch_do_change_their_own_sequences() {
     let base = open("llama_a");
     let model = base.load(Kernels::Fused).unwrap();
     let bank = bank(&model, &base.row().unwrap());
-    let sequence = |slot| Sequence { slot, image: Some(7), tokens: vec![5, 6, 7], chunks: vec![9] };
+    let sequence = |slot| Sequence {
+        slot,
+        image: Some(7),
+        tokens: vec![5, 6, 7],
+        chunks: vec![9],
+    };
     let logits = together(&model, &bank, &[sequence(0), sequence(1), sequence(2)]);
     assert_ne!(logits[0], logits[1]);
     assert_ne!(logits[1], logits[2]);

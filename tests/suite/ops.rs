@@ -18,15 +18,19 @@ use crate::golden::max_difference;
 /// Fixed numbers that look random.
 fn values(shape: &[usize], seed: usize) -> Tensor {
     let n: usize = shape.iter().product();
-    let values: Vec<f32> =
-        (0..n).map(|i| (((i * 7919 + seed * 104_729) % 2003) as f32 * 0.61).sin()).collect();
+    let values: Vec<f32> = (0..n)
+        .map(|i| (((i * 7919 + seed * 104_729) % 2003) as f32 * 0.61).sin())
+        .collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
 /// Checks `f` on its inputs: fused equals composed, in value and in every gradient, and the fused
 /// gradient equals finite differences along fixed directions.
 fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor], Kernels) -> Result<Tensor>) {
-    let variables: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
+    let variables: Vec<Var> = inputs
+        .iter()
+        .map(|t| Var::from_tensor(t).unwrap())
+        .collect();
     let tracked: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
     let fused = f(&tracked, Kernels::Fused).unwrap();
     let composed = f(&tracked, Kernels::Composed).unwrap();
@@ -40,7 +44,10 @@ fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor], Kernels) -> Result
     for (i, variable) in variables.iter().enumerate() {
         let fused = fused_gradients.get(variable).unwrap();
         let error = max_difference(fused, composed_gradients.get(variable).unwrap());
-        assert!(error < 1e-4, "{name}: gradient {i} differs from the composed one by {error}");
+        assert!(
+            error < 1e-4,
+            "{name}: gradient {i} differs from the composed one by {error}"
+        );
         let direction = values(variable.dims(), 7 + i);
         let step = 1e-2;
         let at = |sign: f64| {
@@ -50,10 +57,26 @@ fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor], Kernels) -> Result
             f64::from(scalar(&y).to_scalar::<f32>().unwrap())
         };
         let numeric = (at(1.0) - at(-1.0)) / (2.0 * step);
-        let exact = fused.mul(&direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        let scale = fused.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        let exact = fused
+            .mul(&direction)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        let scale = fused
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap()
+            .sqrt();
         let error = (numeric - f64::from(exact)).abs();
-        assert!(error < 0.02 * f64::from(scale) + 1e-3, "{name}: gradient {i}: {numeric} {exact}");
+        assert!(
+            error < 0.02 * f64::from(scale) + 1e-3,
+            "{name}: gradient {i}: {numeric} {exact}"
+        );
     }
 }
 
@@ -65,16 +88,31 @@ fn slots(slots: &[u32]) -> RowIndex {
 fn norms_and_their_gradients_are_right_for_every_slot() {
     // Widths around the vector length, and more slots than rows use.
     for width in [1, 3, 16, 33, 80] {
-        let (x, gain, bias) =
-            (values(&[5, width], 1), values(&[3, width], 2), values(&[3, width], 3));
+        let (x, gain, bias) = (
+            values(&[5, width], 1),
+            values(&[3, width], 2),
+            values(&[3, width], 3),
+        );
         let rows = slots(&[2, 0, 2, 0, 2]);
-        check("layer norm", &[x.clone(), gain.clone(), bias], |t, kernels| {
-            let bias = Some(t[2].clone());
-            let values = SiteValues { gain: t[1].clone(), bias, trainable: true };
-            norm(&t[0], &values, &rows, (Statistic::Centred, 1e-2), kernels)
-        });
+        check(
+            "layer norm",
+            &[x.clone(), gain.clone(), bias],
+            |t, kernels| {
+                let bias = Some(t[2].clone());
+                let values = SiteValues {
+                    gain: t[1].clone(),
+                    bias,
+                    trainable: true,
+                };
+                norm(&t[0], &values, &rows, (Statistic::Centred, 1e-2), kernels)
+            },
+        );
         check("rms norm", &[x, gain], |t, kernels| {
-            let values = SiteValues { gain: t[1].clone(), bias: None, trainable: true };
+            let values = SiteValues {
+                gain: t[1].clone(),
+                bias: None,
+                trainable: true,
+            };
             norm(&t[0], &values, &rows, (Statistic::Uncentred, 1e-2), kernels)
         });
     }
@@ -86,10 +124,24 @@ fn a_norm_reads_a_strided_bank() {
     let view = matrix.narrow(1, 8, 16).unwrap();
     let x = values(&[2, 16], 6);
     let of = |gain: Tensor| {
-        let values = SiteValues { gain, bias: None, trainable: false };
-        norm(&x, &values, &slots(&[2, 1]), (Statistic::Uncentred, 1e-5), Kernels::Fused).unwrap()
+        let values = SiteValues {
+            gain,
+            bias: None,
+            trainable: false,
+        };
+        norm(
+            &x,
+            &values,
+            &slots(&[2, 1]),
+            (Statistic::Uncentred, 1e-5),
+            Kernels::Fused,
+        )
+        .unwrap()
     };
-    assert_eq!(max_difference(&of(view.clone()), &of(view.contiguous().unwrap())), 0.0);
+    assert_eq!(
+        max_difference(&of(view.clone()), &of(view.contiguous().unwrap())),
+        0.0
+    );
 }
 
 fn check_attention(mask: Mask, segments: Vec<Segment>, n_keys: usize, (q, kv): (usize, usize)) {
@@ -107,7 +159,10 @@ fn check_attention(mask: Mask, segments: Vec<Segment>, n_keys: usize, (q, kv): (
 }
 
 fn segment(rows: std::ops::Range<usize>, keys: &[std::ops::Range<usize>]) -> Segment {
-    Segment { rows, keys: keys.to_vec() }
+    Segment {
+        rows,
+        keys: keys.to_vec(),
+    }
 }
 
 #[test]
@@ -146,7 +201,9 @@ fn rope_and_its_gradient_are_right() {
     let frequencies: Vec<f32> = (0..10).map(|i| 1.0 / 10f32.powf(i as f32 / 10.0)).collect();
     let table = RopeTable::new(&frequencies, 50, &Device::Cpu).unwrap();
     let positions = slots(&[0, 1, 49, 7]);
-    check("rope", &[values(&[4, 60], 1)], |t, kernels| rope(&t[0], &positions, &table, kernels));
+    check("rope", &[values(&[4, 60], 1)], |t, kernels| {
+        rope(&t[0], &positions, &table, kernels)
+    });
     let beyond = slots(&[0, 1, 50, 7]);
     let error = rope(&values(&[4, 60], 1), &beyond, &table, Kernels::Fused).unwrap_err();
     assert!(error.to_string().contains("position 50 is beyond the 50"));
@@ -168,7 +225,9 @@ fn activations_and_their_gradients_are_right() {
     let up = values(&[7, 33], 2);
     for activation in activations {
         let name = format!("{activation:?}");
-        check(&name, std::slice::from_ref(&x), |t, kernels| activate(&t[0], activation, kernels));
+        check(&name, std::slice::from_ref(&x), |t, kernels| {
+            activate(&t[0], activation, kernels)
+        });
         check(&name, &[x.clone(), up.clone()], |t, kernels| {
             gated(&t[0], &t[1], activation, kernels)
         });
@@ -179,7 +238,9 @@ fn activations_and_their_gradients_are_right() {
 fn cross_entropy_and_its_gradient_are_right() {
     let targets = slots(&[0, 36, 5, 5]);
     let logits = (values(&[4, 37], 1) * 4.0).unwrap();
-    check("cross-entropy", &[logits], |t, kernels| cross_entropy(&t[0], &targets, kernels));
+    check("cross-entropy", &[logits], |t, kernels| {
+        cross_entropy(&t[0], &targets, kernels)
+    });
     let beyond = slots(&[0, 37, 5, 5]);
     assert!(cross_entropy(&values(&[4, 37], 1), &beyond, Kernels::Fused).is_err());
 }
@@ -190,7 +251,11 @@ fn a_frozen_linear_map_sends_its_gradient_to_the_input_only() {
     let frozen = DenseLinear::new(&weight, Some(&bias)).unwrap();
     let x = Var::from_tensor(&values(&[6, 33], 1)).unwrap();
     let y = frozen.forward(&x).unwrap();
-    let plain = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+    let plain = x
+        .matmul(&weight.t().unwrap())
+        .unwrap()
+        .broadcast_add(&bias)
+        .unwrap();
     assert!(max_difference(&y, &plain) < 1e-5);
     let gradients = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
     let want = plain.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -206,7 +271,10 @@ fn a_quantised_linear_map_is_close_and_carries_the_gradient() {
     let weight = values(&[64, 64], 2);
     let quantised = QTensor::quantize(&weight, GgmlDType::Q8_0).unwrap();
     let bytes = quantised.storage_size_in_bytes();
-    let config = QuantMethodConfig::Gguf { q_weight: std::sync::Arc::new(quantised), b: None };
+    let config = QuantMethodConfig::Gguf {
+        q_weight: std::sync::Arc::new(quantised),
+        b: None,
+    };
     let method: std::sync::Arc<dyn QuantMethod> =
         std::sync::Arc::new(<GgufMatMul as QuantMethod>::new(config).unwrap());
     let linear = QuantisedLinear::new(method, bytes);

@@ -25,16 +25,33 @@ fn check(folder: &str, case: &str, kernels: Kernels) {
         });
         let image_tokens = model.shape().image_tokens;
         for (i, file) in prompt.images.iter().enumerate() {
-            let got = features.as_ref().unwrap().narrow(0, i * image_tokens, image_tokens).unwrap();
+            let got = features
+                .as_ref()
+                .unwrap()
+                .narrow(0, i * image_tokens, image_tokens)
+                .unwrap();
             let want = &case.tensors[&format!("{}.image_features", stem(file))];
             let error = max_difference(&got, want);
-            assert!(error < TOLERANCE, "{}: features of {file} differ by {error}", prompt.name);
+            assert!(
+                error < TOLERANCE,
+                "{}: features of {file} differ by {error}",
+                prompt.name
+            );
         }
         let step = whole_sequence(case.inputs(prompt), features.clone(), 0);
         let logits = model.forward(&step, &bank, None).unwrap();
         let error = max_difference(&logits, &case.tensors[&format!("{}.logits", prompt.name)]);
-        assert!(error < TOLERANCE, "{}: logits differ by {error}", prompt.name);
-        let greedy = generate(&model, &bank, (case.inputs(prompt), features), prompt.greedy.len());
+        assert!(
+            error < TOLERANCE,
+            "{}: logits differ by {error}",
+            prompt.name
+        );
+        let greedy = generate(
+            &model,
+            &bank,
+            (case.inputs(prompt), features),
+            prompt.greedy.len(),
+        );
         assert_eq!(greedy, prompt.greedy, "{}: greedy tokens", prompt.name);
     }
 }
@@ -53,10 +70,18 @@ fn generate(
     let cache = KvCache::new(shape.n_layers, capacity, shape.kv_width, &Device::Cpu).unwrap();
     let half = total / 2;
     let row_of = |position: usize| {
-        if position < half { total + position } else { position - half }
+        if position < half {
+            total + position
+        } else {
+            position - half
+        }
     };
     let spans = |n: usize| {
-        if n <= half { vec![total..total + n] } else { vec![total..total + half, 0..n - half] }
+        if n <= half {
+            vec![total..total + n]
+        } else {
+            vec![total..total + half, 0..n - half]
+        }
     };
     let mut next = inputs;
     let mut position = 0;
@@ -68,7 +93,10 @@ fn generate(
             inputs: next,
             positions: positions.clone().map(|p| p as u32).collect(),
             slots: vec![0; rows],
-            segments: vec![Segment { rows: 0..rows, keys: spans(positions.end) }],
+            segments: vec![Segment {
+                rows: 0..rows,
+                keys: spans(positions.end),
+            }],
             cache_rows: Some(positions.clone().map(|p| row_of(p) as u32).collect()),
             image_features: features.clone(),
             logits_rows: vec![rows as u32 - 1],
@@ -121,13 +149,17 @@ fn a_ragged_batch_equals_the_padded_one_of_transformers() {
         let first = step.len();
         let inputs = case.inputs(prompt);
         let rows = inputs.len();
-        step.inputs.extend(inputs.into_iter().map(|input| match input {
-            RowInput::Feature(row) => RowInput::Feature(row + n_features),
-            token @ RowInput::Token(_) => token,
-        }));
+        step.inputs
+            .extend(inputs.into_iter().map(|input| match input {
+                RowInput::Feature(row) => RowInput::Feature(row + n_features),
+                token @ RowInput::Token(_) => token,
+            }));
         step.positions.extend(0..rows as u32);
         let own = first..first + rows;
-        step.segments.push(Segment { rows: own.clone(), keys: vec![own] });
+        step.segments.push(Segment {
+            rows: own.clone(),
+            keys: vec![own],
+        });
         if let Some(pixels) = case.pixels(prompt) {
             let slots = vec![0; prompt.images.len()];
             let encoded = model.encode_images(&pixels, &slots, &bank).unwrap();
@@ -140,18 +172,29 @@ fn a_ragged_batch_equals_the_padded_one_of_transformers() {
     step.image_features = Some(Tensor::cat(&features, 0).unwrap());
     let logits = model.forward(&step, &bank, None).unwrap();
     for (prompt, segment) in case.prompts.iter().zip(&step.segments) {
-        let got = logits.narrow(0, segment.rows.start, segment.rows.len()).unwrap();
+        let got = logits
+            .narrow(0, segment.rows.start, segment.rows.len())
+            .unwrap();
         let error = max_difference(&got, &case.tensors[&format!("{}.logits", prompt.name)]);
-        assert!(error < TOLERANCE, "{}: logits differ by {error}", prompt.name);
+        assert!(
+            error < TOLERANCE,
+            "{}: logits differ by {error}",
+            prompt.name
+        );
     }
 }
 
 #[test]
 fn four_layouts_have_one_digest_and_one_list_of_sites() {
-    let bases: Vec<Base> = ["llama_a", "llama_b", "llama_c", "llama_d"].map(open).into();
+    let bases: Vec<Base> = ["llama_a", "llama_b", "llama_c", "llama_d"]
+        .map(open)
+        .into();
     for base in &bases[1..] {
         assert_eq!(base.digest(), bases[0].digest());
-        assert_eq!(base.outline().sites.sites(), bases[0].outline().sites.sites());
+        assert_eq!(
+            base.outline().sites.sites(),
+            bases[0].outline().sites.sites()
+        );
         assert_eq!(base.row().unwrap(), bases[0].row().unwrap());
     }
     assert_ne!(open("gqa_tied").digest(), bases[0].digest());

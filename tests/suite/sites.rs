@@ -37,7 +37,12 @@ fn llava_med_has_368640_norm_values_of_which_362496_are_used() {
     let (config, _) = config::parse(&llava_med(), None).unwrap();
     let sites = Outline::of(&config).unwrap().sites;
     let values = |part: Part| {
-        sites.sites().iter().filter(|s| s.part == part).map(|s| s.n_values()).sum::<usize>()
+        sites
+            .sites()
+            .iter()
+            .filter(|s| s.part == part)
+            .map(|s| s.n_values())
+            .sum::<usize>()
     };
     assert_eq!(values(Part::Language), 266_240);
     assert_eq!(values(Part::Vision), 102_400);
@@ -75,7 +80,8 @@ fn perturbing_any_value_range_of_a_used_site_changes_the_answer() {
             for value in &mut row[range] {
                 *value += 0.1;
             }
-            let mut bank = NormBank::resident(table, &base.row().unwrap(), 2, &Device::Cpu).unwrap();
+            let mut bank =
+                NormBank::resident(table, &base.row().unwrap(), 2, &Device::Cpu).unwrap();
             bank.fill(1, &row).unwrap();
             let changed = max_difference(&logits(&model, &bank, &case), &untouched);
             assert!(changed > 1e-3, "site `{}` changes nothing", site.name);
@@ -114,7 +120,9 @@ impl Parameters for Recording<'_> {
         weight: Tensor,
         bias: Option<Tensor>,
     ) -> Result<Weight, ParameterError> {
-        self.handed_out.borrow_mut().extend([&weight].into_iter().chain(&bias).map(Tensor::id));
+        self.handed_out
+            .borrow_mut()
+            .extend([&weight].into_iter().chain(&bias).map(Tensor::id));
         self.inner.linear(name, weight, bias)
     }
 }
@@ -123,13 +131,19 @@ impl Parameters for Recording<'_> {
 fn every_used_site_has_a_gradient_and_no_frozen_weight_has_one() {
     for kernels in [Kernels::Fused, Kernels::Composed] {
         let (base, case) = (open("biases"), Case::read("biases"));
-        let parameters = Recording { inner: base.checkpoint(), handed_out: RefCell::default() };
+        let parameters = Recording {
+            inner: base.checkpoint(),
+            handed_out: RefCell::default(),
+        };
         let model = Llava::new(base.config(), &parameters, kernels).unwrap();
         let table = model.sites();
         let row = base.row().unwrap();
         let mut variables = Vec::new();
         let mut variable = |range: std::ops::Range<usize>| {
-            let value = Tensor::new(&row[range], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let value = Tensor::new(&row[range], &Device::Cpu)
+                .unwrap()
+                .unsqueeze(0)
+                .unwrap();
             let variable = Var::from_tensor(&value).unwrap();
             variables.push(variable.clone());
             variable.as_tensor().clone()
@@ -138,7 +152,11 @@ fn every_used_site_has_a_gradient_and_no_frozen_weight_has_one() {
             site.used.then(|| {
                 let range = table.range(idx);
                 let gain = variable(range.gain);
-                SiteValues { gain, bias: range.bias.map(&mut variable), trainable: true }
+                SiteValues {
+                    gain,
+                    bias: range.bias.map(&mut variable),
+                    trainable: true,
+                }
             })
         });
         let bank = NormBank::from_values(sites.collect(), 1);
@@ -153,11 +171,20 @@ fn every_used_site_has_a_gradient_and_no_frozen_weight_has_one() {
         let gradients = loss.backward().unwrap();
         for variable in &variables {
             let gradient = gradients.get(variable).expect("every site has a gradient");
-            let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let size = gradient
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
             assert!(size > 0.0 && size.is_finite());
         }
         for id in gradients.get_ids() {
-            assert!(!parameters.handed_out.borrow().contains(id), "a frozen tensor got a gradient");
+            assert!(
+                !parameters.handed_out.borrow().contains(id),
+                "a frozen tensor got a gradient"
+            );
         }
     }
 }

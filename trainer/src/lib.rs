@@ -5,12 +5,26 @@
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
 //! - [`phantom`]: the world that the phantom base learns. [`data`]: real sets, as they lie on disk.
 
+pub mod adapter;
 pub mod augment;
+pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
 pub mod data;
+pub mod decode;
+pub mod eval;
+pub mod folder;
+pub mod frozen;
 pub mod learner;
+pub mod lesson;
 pub mod optimizer;
 pub mod phantom;
+pub mod phantom_base;
 pub mod pictures;
+pub mod pretrain;
+pub mod recipe;
+pub mod tune;
 pub mod variables;
+
+#[cfg(test)]
+mod proofs;

@@ -84,8 +84,8 @@ fn erf(x: f32) -> f32 {
         0.096_784_18,
         -0.186_288_06,
         0.278_868_07,
-        -1.135_203_98,
-        1.488_515_87,
+        -1.135_204,
+        1.488_515_9,
         -0.822_152_23,
         0.170_872_77,
     ];
@@ -93,7 +93,11 @@ fn erf(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.5 * magnitude);
     let polynomial = COEFFICIENTS.iter().rev().fold(0.0, |sum, c| sum * t + c);
     let complement = t * exp(-magnitude * magnitude + polynomial);
-    if x >= 0.0 { 1.0 - complement } else { complement - 1.0 }
+    if x >= 0.0 {
+        1.0 - complement
+    } else {
+        complement - 1.0
+    }
 }
 
 /// Applies `activation` to every element.
@@ -105,12 +109,19 @@ pub fn activate(x: &Tensor, activation: Activation, kernels: Kernels) -> Result<
 }
 
 /// `activation(gate) * up`, both of one shape.
-pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation, kernels: Kernels) -> Result<Tensor> {
+pub fn gated(
+    gate: &Tensor,
+    up: &Tensor,
+    activation: Activation,
+    kernels: Kernels,
+) -> Result<Tensor> {
     if gate.shape() != up.shape() {
         bail!("a gate of {:?} cannot gate {:?}", gate.shape(), up.shape());
     }
     match kernels {
-        Kernels::Fused => gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation)),
+        Kernels::Fused => gate
+            .contiguous()?
+            .apply_op2(&up.contiguous()?, Gated(activation)),
         Kernels::Composed => activation.composed(gate)?.mul(up),
     }
 }
@@ -120,23 +131,26 @@ const MIN_LEN: usize = 4096;
 
 fn map(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut(MIN_LEN).zip(x.par_chunks(MIN_LEN)).for_each(|(out, x)| {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = f(*x);
-        }
-    });
+    out.par_chunks_mut(MIN_LEN)
+        .zip(x.par_chunks(MIN_LEN))
+        .for_each(|(out, x)| {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = f(*x);
+            }
+        });
     out
 }
 
 fn map2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut(MIN_LEN).zip(x.par_chunks(MIN_LEN)).zip(y.par_chunks(MIN_LEN)).for_each(
-        |((out, x), y)| {
+    out.par_chunks_mut(MIN_LEN)
+        .zip(x.par_chunks(MIN_LEN))
+        .zip(y.par_chunks(MIN_LEN))
+        .for_each(|((out, x), y)| {
             for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
                 *out = f(*x, *y);
             }
-        },
-    );
+        });
     out
 }
 
@@ -144,11 +158,26 @@ fn map2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
 macro_rules! specialised {
     ($activation:expr, |$constant:ident| $body:expr) => {
         match $activation {
-            Activation::Silu => { const $constant: Activation = Activation::Silu; $body }
-            Activation::QuickGelu => { const $constant: Activation = Activation::QuickGelu; $body }
-            Activation::Gelu => { const $constant: Activation = Activation::Gelu; $body }
-            Activation::GeluTanh => { const $constant: Activation = Activation::GeluTanh; $body }
-            Activation::Relu => { const $constant: Activation = Activation::Relu; $body }
+            Activation::Silu => {
+                const $constant: Activation = Activation::Silu;
+                $body
+            }
+            Activation::QuickGelu => {
+                const $constant: Activation = Activation::QuickGelu;
+                $body
+            }
+            Activation::Gelu => {
+                const $constant: Activation = Activation::Gelu;
+                $body
+            }
+            Activation::GeluTanh => {
+                const $constant: Activation = Activation::GeluTanh;
+                $body
+            }
+            Activation::Relu => {
+                const $constant: Activation = Activation::Relu;
+                $body
+            }
         }
     };
 }
@@ -188,7 +217,10 @@ impl CustomOp2 for Gated {
         up: &CpuStorage,
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (contiguous_slice(gate, gate_layout)?, contiguous_slice(up, up_layout)?);
+        let (gate, up) = (
+            contiguous_slice(gate, gate_layout)?,
+            contiguous_slice(up, up_layout)?,
+        );
         let out = specialised!(self.0, |A| map2(gate, up, |gate, up| A.at(gate).0 * up));
         Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
     }
@@ -201,8 +233,10 @@ impl CustomOp2 for Gated {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (d_gate, d_up) = cpu::with_slices([gate, up, grad], |[gate, up, grad]| {
-            let d_up = specialised!(self.0, |A| map2(gate, grad, |gate, grad| grad * A.at(gate).0));
-            let slope = specialised!(self.0, |A| map2(gate, grad, |gate, grad| grad * A.at(gate).1));
+            let d_up = specialised!(self.0, |A| map2(gate, grad, |gate, grad| grad
+                * A.at(gate).0));
+            let slope = specialised!(self.0, |A| map2(gate, grad, |gate, grad| grad
+                * A.at(gate).1));
             Ok((map2(&slope, up, |slope, up| slope * up), d_up))
         })?;
         Ok((

@@ -28,7 +28,12 @@ pub struct Heads {
 impl Heads {
     /// The usual scale, `1 / sqrt(head_dim)`.
     pub fn new(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Self {
-        Self { n_heads, n_kv_heads, head_dim, scale: (head_dim as f32).sqrt().recip() }
+        Self {
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            scale: (head_dim as f32).sqrt().recip(),
+        }
     }
 
     pub(super) fn kv_columns(&self, head: usize) -> KvColumns {
@@ -84,23 +89,38 @@ impl AttentionLayout {
                 bail!("segment {:?} does not follow row {next}", segment.rows);
             }
             if segment.n_keys() < segment.rows.len() {
-                bail!("segment {:?} has fewer keys ({}) than rows", segment.rows, segment.n_keys());
+                bail!(
+                    "segment {:?} has fewer keys ({}) than rows",
+                    segment.rows,
+                    segment.n_keys()
+                );
             }
             next = segment.rows.end;
         }
-        Ok(Self { segments: segments.into(), mask })
+        Ok(Self {
+            segments: segments.into(),
+            mask,
+        })
     }
 
     /// Equal runs of `rows` rows that see themselves only: the images of a vision tower.
     pub fn blocks(n: usize, rows: usize) -> Result<Self> {
         let block = |i: usize| i * rows..(i + 1) * rows;
-        let segments = (0..n).map(|i| Segment { rows: block(i), keys: vec![block(i)] }).collect();
+        let segments = (0..n)
+            .map(|i| Segment {
+                rows: block(i),
+                keys: vec![block(i)],
+            })
+            .collect();
         Self::new(segments, Mask::Bidirectional)
     }
 
     /// The same segments under another mask.
     pub fn with_mask(&self, mask: Mask) -> Self {
-        Self { segments: self.segments.clone(), mask }
+        Self {
+            segments: self.segments.clone(),
+            mask,
+        }
     }
 
     /// The segments, in row order.
@@ -127,10 +147,20 @@ impl AttentionLayout {
             || q_width != heads.n_heads * heads.head_dim
             || kv_width != heads.n_kv_heads * heads.head_dim
         {
-            bail!("attention got q {:?}, k {:?}, v {:?} for {heads:?}", q.shape(), k.shape(), v.shape());
+            bail!(
+                "attention got q {:?}, k {:?}, v {:?} for {heads:?}",
+                q.shape(),
+                k.shape(),
+                v.shape()
+            );
         }
         let covered = self.segments.last().map_or(0, |segment| segment.rows.end);
-        let last_key = self.segments.iter().flat_map(|s| &s.keys).map(|span| span.end).max();
+        let last_key = self
+            .segments
+            .iter()
+            .flat_map(|s| &s.keys)
+            .map(|span| span.end)
+            .max();
         if covered != rows || last_key > Some(n_keys) {
             bail!("segments cover {covered} rows of {rows}, keys to {last_key:?} of {n_keys}");
         }
@@ -149,8 +179,12 @@ pub fn attention(
     layout.check(q, k, v, heads)?;
     match kernels {
         Kernels::Fused => {
-            let op = Attention { heads, layout: layout.clone() };
-            q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+            let op = Attention {
+                heads,
+                layout: layout.clone(),
+            };
+            q.contiguous()?
+                .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
         }
         Kernels::Composed => composed((q, k, v), heads, layout),
     }
@@ -189,13 +223,21 @@ fn composed(
             .flat_map(|_| segment.rows.clone())
             .flat_map(|row| {
                 let visible = layout.visible(segment, row);
-                (0..n_keys).map(move |key| if visible.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+                (0..n_keys).map(move |key| {
+                    if visible.contains(&key) {
+                        0.0
+                    } else {
+                        f32::NEG_INFINITY
+                    }
+                })
             })
             .collect();
         let mask = Tensor::from_vec(mask, (1, group * n_rows, n_keys), q.device())?;
         let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale))?.broadcast_add(&mask)?;
         // The largest score is a constant of the softmax, so it needs no gradient.
-        let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let scores = scores
+            .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
+            .exp()?;
         let p = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
         p.matmul(&v)?
             .reshape((heads.n_kv_heads, group, n_rows, heads.head_dim))?

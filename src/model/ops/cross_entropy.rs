@@ -15,13 +15,17 @@ pub fn cross_entropy(logits: &Tensor, targets: &RowIndex, kernels: Kernels) -> R
     if rows != targets.len() || rows == 0 {
         bail!("{} targets for {rows} rows of logits", targets.len());
     }
-    if let Some(target) = targets.host().iter().find(|target| **target as usize >= vocab) {
+    if let Some(target) = targets
+        .host()
+        .iter()
+        .find(|target| **target as usize >= vocab)
+    {
         bail!("target {target} is beyond the vocabulary of {vocab}");
     }
     match kernels {
-        Kernels::Fused => {
-            logits.contiguous()?.apply_op1(CrossEntropy { targets: targets.host().clone() })
-        }
+        Kernels::Fused => logits.contiguous()?.apply_op1(CrossEntropy {
+            targets: targets.host().clone(),
+        }),
         Kernels::Composed => composed(logits, targets),
     }
 }
@@ -40,7 +44,10 @@ struct CrossEntropy {
 
 fn exp_total(row: &[f32]) -> (f32, f64) {
     let largest = max(row);
-    (largest, row.iter().map(|x| f64::from(exp(x - largest))).sum())
+    (
+        largest,
+        row.iter().map(|x| f64::from(exp(x - largest))).sum(),
+    )
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -67,18 +74,23 @@ impl CustomOp1 for CrossEntropy {
         let scale = grad.to_scalar::<f32>()? / rows as f32;
         let out = cpu::with_slices([logits], |[logits]| {
             let mut out = vec![0f32; logits.len()];
-            out.par_chunks_mut(vocab).zip(logits.par_chunks(vocab)).zip(&*self.targets).for_each(
-                |((out, row), target)| {
+            out.par_chunks_mut(vocab)
+                .zip(logits.par_chunks(vocab))
+                .zip(&*self.targets)
+                .for_each(|((out, row), target)| {
                     let (largest, total) = exp_total(row);
                     let factor = scale / total as f32;
                     for (out, x) in out.iter_mut().zip(row) {
                         *out = exp(x - largest) * factor;
                     }
                     out[*target as usize] -= scale;
-                },
-            );
+                });
             Ok(out)
         })?;
-        Ok(Some(Tensor::from_vec(out, logits.shape(), logits.device())?))
+        Ok(Some(Tensor::from_vec(
+            out,
+            logits.shape(),
+            logits.device(),
+        )?))
     }
 }

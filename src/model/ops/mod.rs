@@ -16,6 +16,7 @@ pub mod cross_entropy;
 pub mod frozen_linear;
 pub mod norm;
 pub mod rope;
+pub mod trained_linear;
 
 use std::sync::Arc;
 
@@ -34,7 +35,11 @@ pub enum Kernels {
 impl Kernels {
     /// Fused where the tensors are on the CPU, composed elsewhere.
     pub fn for_device(device: &Device) -> Self {
-        if device.is_cpu() { Self::Fused } else { Self::Composed }
+        if device.is_cpu() {
+            Self::Fused
+        } else {
+            Self::Composed
+        }
     }
 }
 
@@ -48,7 +53,10 @@ pub struct RowIndex {
 impl RowIndex {
     /// `values`: one a row.
     pub fn new(values: &[u32], device: &Device) -> Result<Self> {
-        Ok(Self { host: values.into(), device: Tensor::new(values, device)? })
+        Ok(Self {
+            host: values.into(),
+            device: Tensor::new(values, device)?,
+        })
     }
 
     /// The values on the host.

@@ -33,7 +33,12 @@ pub fn norm(
     if kernels == Kernels::Composed {
         return composed(x, values, slots, (statistic, eps));
     }
-    let op = Norm { slots: slots.host().clone(), statistic, eps, trainable: values.trainable };
+    let op = Norm {
+        slots: slots.host().clone(),
+        statistic,
+        eps,
+        trainable: values.trainable,
+    };
     let x = x.contiguous()?;
     match &values.bias {
         Some(bias) => x.apply_op3(&values.gain, bias, op),
@@ -53,7 +58,9 @@ fn composed(
         Statistic::Centred => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
         Statistic::Uncentred => x,
     };
-    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?.sqrt()?.recip()?;
+    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(eps))?
+        .sqrt()?
+        .recip()?;
     let gain = values.gain.contiguous()?.index_select(slots.device(), 0)?; // [rows, width]
     let y = x.broadcast_mul(&scale)?.mul(&gain)?;
     let y = match &values.bias {
@@ -88,7 +95,13 @@ impl Norm {
             return Ok((grad_x, None, None));
         }
         let (grad_gain, grad_bias) = cpu::with_slices([x, grad], |[x, grad]| {
-            Ok(cpu::norm::backward_values(x, grad, &self.slots, n_slots, kind))
+            Ok(cpu::norm::backward_values(
+                x,
+                grad,
+                &self.slots,
+                n_slots,
+                kind,
+            ))
         })?;
         let shape = (n_slots, width);
         let grad_gain = Tensor::from_vec(grad_gain, shape, x.device())?;

@@ -28,7 +28,12 @@ impl RopeTable {
             angles.map(|angle| (angle.cos(), angle.sin())).unzip();
         let tensor = |values: &[f32]| Tensor::from_slice(values, (max_positions, half), device);
         let device = (tensor(&cos)?, tensor(&sin)?);
-        Ok(Self { half, cos: cos.into(), sin: sin.into(), device })
+        Ok(Self {
+            half,
+            cos: cos.into(),
+            sin: sin.into(),
+            device,
+        })
     }
 
     /// The number of positions.
@@ -38,14 +43,30 @@ impl RopeTable {
 }
 
 /// Rotates every head of `x` (`[rows, heads * head_dim]`) by its row's position.
-pub fn rope(x: &Tensor, positions: &RowIndex, table: &RopeTable, kernels: Kernels) -> Result<Tensor> {
+pub fn rope(
+    x: &Tensor,
+    positions: &RowIndex,
+    table: &RopeTable,
+    kernels: Kernels,
+) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let head_dim = 2 * table.half;
     if rows != positions.len() || width % head_dim != 0 {
-        bail!("rope got {:?} for {} positions and heads of {head_dim}", x.shape(), positions.len());
+        bail!(
+            "rope got {:?} for {} positions and heads of {head_dim}",
+            x.shape(),
+            positions.len()
+        );
     }
-    if let Some(position) = positions.host().iter().find(|p| **p as usize >= table.max_positions()) {
-        bail!("position {position} is beyond the {} of the base", table.max_positions());
+    if let Some(position) = positions
+        .host()
+        .iter()
+        .find(|p| **p as usize >= table.max_positions())
+    {
+        bail!(
+            "position {position} is beyond the {} of the base",
+            table.max_positions()
+        );
     }
     match kernels {
         Kernels::Composed => {
@@ -53,7 +74,11 @@ pub fn rope(x: &Tensor, positions: &RowIndex, table: &RopeTable, kernels: Kernel
             composed(x, positions, (cos, sin), head_dim)
         }
         Kernels::Fused => {
-            let op = Rope { table: table.clone(), positions: positions.host().clone(), sign: 1.0 };
+            let op = Rope {
+                table: table.clone(),
+                positions: positions.host().clone(),
+                sign: 1.0,
+            };
             x.contiguous()?.apply_op1(op)
         }
     }
@@ -68,13 +93,17 @@ fn composed(
     let (rows, width) = x.dims2()?;
     let half = head_dim / 2;
     let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?.reshape((rows, width / head_dim, head_dim))?;
+    let x = x
+        .to_dtype(DType::F32)?
+        .reshape((rows, width / head_dim, head_dim))?;
     let (low, high) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
     let cos = cos.index_select(positions.device(), 0)?.unsqueeze(1)?; // [rows, 1, half]
     let sin = sin.index_select(positions.device(), 0)?.unsqueeze(1)?;
     let rotated_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
     let rotated_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[rotated_low, rotated_high], 2)?.reshape((rows, width))?.to_dtype(dtype)
+    Tensor::cat(&[rotated_low, rotated_high], 2)?
+        .reshape((rows, width))?
+        .to_dtype(dtype)
 }
 
 struct Rope {
@@ -94,27 +123,32 @@ impl CustomOp1 for Rope {
         let half = self.table.half;
         let mut out = contiguous_slice(x, layout)?.to_vec();
         if rows > 0 {
-            out.par_chunks_mut(width).zip(&*self.positions).with_min_len(16).for_each(
-                |(row, position)| {
+            out.par_chunks_mut(width)
+                .zip(&*self.positions)
+                .with_min_len(16)
+                .for_each(|(row, position)| {
                     let at = *position as usize * half..(*position as usize + 1) * half;
                     let (cos, sin) = (&self.table.cos[at.clone()], &self.table.sin[at]);
                     for head in row.chunks_exact_mut(2 * half) {
                         let (low, high) = head.split_at_mut(half);
-                        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+                        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin)
+                        {
                             let (x, y, sin) = (*low, *high, self.sign * sin);
                             *low = fma(x, *cos, -(y * sin));
                             *high = fma(y, *cos, x * sin);
                         }
                     }
-                },
-            );
+                });
         }
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let back =
-            Rope { table: self.table.clone(), positions: self.positions.clone(), sign: -self.sign };
+        let back = Rope {
+            table: self.table.clone(),
+            positions: self.positions.clone(),
+            sign: -self.sign,
+        };
         Ok(Some(grad.contiguous()?.apply_op1(back)?))
     }
 }

@@ -14,10 +14,17 @@ use super::{Side, Stream, rng};
 pub(super) type Field = Vec<f64>;
 
 /// Builds a field from the pixel centres.
-pub(super) fn field(mut value: impl FnMut(f64, f64) -> f64) -> Field {
+pub(super) fn field(value: impl Fn(f64, f64) -> f64) -> Field {
     (0..SIDE * SIDE)
-        .map(|at| value((at % SIDE) as f64 + 0.5, (at / SIDE) as f64 + 0.5))
+        .map(|at| {
+            let (x, y) = pixel_centre(at);
+            value(x, y)
+        })
         .collect()
+}
+
+fn pixel_centre(at: usize) -> (f64, f64) {
+    ((at % SIDE) as f64 + 0.5, (at / SIDE) as f64 + 0.5)
 }
 
 /// 0 below `-softness`, 1 above `softness`, smooth between: an antialiased edge.
@@ -52,7 +59,8 @@ pub(super) struct Anatomy {
 
 struct Vessel {
     side: Side,
-    angle: f64,
+    /// Sine and cosine of its angle below the horizontal.
+    direction: (f64, f64),
     length: f64,
     bend: f64,
 }
@@ -67,7 +75,9 @@ impl Anatomy {
             for at in 0..5 {
                 vessels.push(Vessel {
                     side,
-                    angle: -1.2 + 0.6 * f64::from(at) + rng.random_range(-0.2..0.2),
+                    direction: f64::sin_cos(
+                        -1.2 + 0.6 * f64::from(at) + rng.random_range(-0.2..0.2),
+                    ),
                     length: rng.random_range(8.0..14.0),
                     bend: rng.random_range(-0.03..0.03),
                 });
@@ -200,20 +210,31 @@ impl Anatomy {
     }
 
     fn add_vessels(&self, film: &mut Field, lungs: &Field) {
-        let bright = field(|x, y| {
-            let strongest = self.vessels.iter().map(|vessel| {
-                let (dx, dy) = (self.outward(vessel.side, x) - 5.0, y - 27.0);
-                let along = dx * vessel.angle.cos() + dy * vessel.angle.sin();
-                let across = dy * vessel.angle.cos() - dx * vessel.angle.sin();
-                let fade = (1.0 - along / vessel.length).clamp(0.0, 1.0);
-                let off = (across - vessel.bend * along * along).abs();
-                f64::from(u8::from(along > 0.0)) * fade * edge(0.9 - off, 0.8)
-            });
-            strongest.fold(0.0, f64::max)
-        });
-        for ((value, bright), lung) in film.iter_mut().zip(bright).zip(lungs) {
-            *value += 26.0 * bright * lung;
+        let inside = film
+            .iter_mut()
+            .zip(lungs)
+            .enumerate()
+            .filter(|(_, (_, lung))| **lung > 0.0);
+        for (at, (value, lung)) in inside {
+            let (x, y) = pixel_centre(at);
+            let strongest = self
+                .vessels
+                .iter()
+                .map(|vessel| self.vessel_at(vessel, x, y));
+            *value += 26.0 * lung * strongest.fold(0.0, f64::max);
         }
+    }
+
+    /// How much of a vessel lies at a point, from 0 to 1.
+    fn vessel_at(&self, vessel: &Vessel, x: f64, y: f64) -> f64 {
+        let (sin, cos) = vessel.direction;
+        let (dx, dy) = (self.outward(vessel.side, x) - 5.0, y - 27.0);
+        let along = dx * cos + dy * sin;
+        if along <= 0.0 || along >= vessel.length {
+            return 0.0;
+        }
+        let off = (dy * cos - dx * sin - vessel.bend * along * along).abs();
+        (1.0 - along / vessel.length) * edge(0.9 - off, 0.8)
     }
 
     fn add_ribs(&self, film: &mut Field) {

@@ -1,17 +1,20 @@
 //! Attention over ragged segments: scores, softmax and the weighted sum of values, and their gradients.
 //!
 //! Each query row and head is computed alone, over its keys in the order of their positions, so the
-//! result does not depend on the other rows of the batch, nor on where the keys lie in memory.
+//! result does not depend on the other rows of the batch, nor on where the keys lie in memory. Rows of
+//! one segment are worked on sixteen at a time, a vector lane each; where a segment has few rows
+//! (decoding), row by row.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::attention::{AttentionLayout, Heads, Segment};
+use super::lane_block::{KeyRows, LANES, Lanes, mix, products, spread, turn, turn_back};
 use super::lanes::{add_scaled, dot, exp, max, sum};
 
-/// Query rows that one task handles, so that a head's keys are read from cache by all of them.
-const ROW_BLOCK: usize = 16;
+/// Segments of fewer rows are computed row by row.
+const MIN_BLOCK: usize = 4;
 
 struct Task<'a> {
     segment: &'a Segment,
@@ -26,29 +29,119 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Attention
     let mut tasks = Vec::new();
     let mut rest = out.as_mut_slice();
     for segment in layout.segments() {
-        for first in segment.rows.clone().step_by(ROW_BLOCK) {
-            let rows = first..(first + ROW_BLOCK).min(segment.rows.end);
+        for first in segment.rows.clone().step_by(LANES) {
+            let rows = first..(first + LANES).min(segment.rows.end);
             let (block, tail) = rest.split_at_mut(rows.len() * width);
             tasks.push(Task { segment, rows, out: block });
             rest = tail;
         }
     }
-    tasks.into_par_iter().for_each_init(Vec::new, |scores, task| {
+    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        let dim = heads.head_dim;
         for head in 0..heads.n_heads {
             let kv = heads.kv_columns(head);
-            for (i, row) in task.rows.clone().enumerate() {
-                let columns = head * heads.head_dim..(head + 1) * heads.head_dim;
-                let q = &q[row * width..][columns.clone()];
-                let visible = layout.visible(task.segment, row);
-                probabilities(q, k, &kv, heads, (task.segment, visible.clone()), scores);
-                let out = &mut task.out[i * width..][columns];
-                for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
-                    add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+            let columns = head * dim..(head + 1) * dim;
+            if task.segment.rows.len() < MIN_BLOCK {
+                for (i, row) in task.rows.clone().enumerate() {
+                    let q = &q[row * width..][columns.clone()];
+                    let visible = layout.visible(task.segment, row);
+                    let scores = &mut scratch.scores;
+                    probabilities(q, k, &kv, heads, (task.segment, visible.clone()), scores);
+                    let out = &mut task.out[i * width..][columns.clone()];
+                    for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
+                        add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+                    }
                 }
+                continue;
             }
+            let rows = task.rows.clone().map(|row| &q[row * width..][columns.clone()]);
+            scratch.probabilities(rows, k, &kv, (task.segment, &task.rows, layout), heads);
+            let values = KeyRows { matrix: v, starts: &scratch.starts, dim };
+            scratch.columns.resize(dim, [0.0; LANES]);
+            mix(values, &scratch.p, &mut scratch.columns);
+            let out = task.out.chunks_exact_mut(width).map(|row| &mut row[columns.clone()]);
+            turn_back(&scratch.columns, out);
         }
     });
     out
+}
+
+/// What a task needs again and again.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    /// Query rows as columns.
+    columns: Vec<Lanes>,
+    /// Where the block's keys begin in `k` and `v`.
+    starts: Vec<usize>,
+    /// Probabilities, key by key.
+    p: Vec<Lanes>,
+}
+
+impl Scratch {
+    /// Fills `starts` and `p` for a block of query rows; returns the positions of its keys.
+    fn probabilities<'a>(
+        &mut self,
+        queries: impl Iterator<Item = &'a [f32]>,
+        k: &[f32],
+        kv: &KvColumns,
+        (segment, rows, layout): (&Segment, &Range<usize>, &AttentionLayout),
+        heads: Heads,
+    ) -> Range<usize> {
+        self.columns.resize(heads.head_dim, [0.0; LANES]);
+        turn(queries, heads.scale, &mut self.columns);
+        // A row further down sees the same keys or later ones.
+        let mut visible: [Range<usize>; LANES] =
+            std::array::from_fn(|_| layout.visible(segment, rows.end - 1));
+        for (visible, row) in visible.iter_mut().zip(rows.clone()) {
+            *visible = layout.visible(segment, row);
+        }
+        let all = visible[0].start..visible[LANES - 1].end;
+        let starts = keys(segment, all.clone()).map(|key| key * kv.stride + kv.columns.start);
+        self.starts.clear();
+        self.starts.extend(starts);
+        self.p.resize(all.len(), [0.0; LANES]);
+        let key_rows = KeyRows { matrix: k, starts: &self.starts, dim: heads.head_dim };
+        products(key_rows, &self.columns, &mut self.p);
+
+        let first: [usize; LANES] = std::array::from_fn(|lane| visible[lane].start - all.start);
+        let end: [usize; LANES] = std::array::from_fn(|lane| visible[lane].end - all.start);
+        let seen_by_all = *first.iter().max().unwrap_or(&0)..*end.iter().min().unwrap_or(&0);
+        for (key, p) in self.p.iter_mut().enumerate() {
+            if !seen_by_all.contains(&key) {
+                for lane in 0..LANES {
+                    if key < first[lane] || key >= end[lane] {
+                        p[lane] = f32::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+        softmax(&mut self.p);
+        all
+    }
+}
+
+/// Softmax over keys, lane by lane.
+fn softmax(scores: &mut [Lanes]) {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for score in scores.iter() {
+        for (largest, score) in largest.iter_mut().zip(score) {
+            *largest = if *score > *largest { *score } else { *largest };
+        }
+    }
+    let mut total = [0f32; LANES];
+    for score in scores.iter_mut() {
+        for lane in 0..LANES {
+            score[lane] = exp(score[lane] - largest[lane]);
+            total[lane] += score[lane];
+        }
+    }
+    let scale = total.map(f32::recip);
+    for score in scores.iter_mut() {
+        for (score, scale) in score.iter_mut().zip(&scale) {
+            *score *= scale;
+        }
+    }
 }
 
 /// Where one head's keys (or values) lie in a row.
@@ -97,10 +190,11 @@ fn probabilities(
 ///
 /// One task owns a key-value head, so that every sum over query rows runs in row order.
 pub fn backward(
-    [q, k, v, grad]: [&[f32]; 4],
+    slices: [&[f32]; 4],
     heads: Heads,
     layout: &AttentionLayout,
 ) -> [Vec<f32>; 3] {
+    let [q, k, v, _] = slices;
     let dim = heads.head_dim;
     let (width, kv_width) = (heads.n_heads * dim, heads.n_kv_heads * dim);
     let (n_rows, n_keys) = (q.len() / width, k.len() / kv_width);
@@ -108,35 +202,22 @@ pub fn backward(
     let per_head: Vec<[Vec<f32>; 3]> = (0..heads.n_kv_heads)
         .into_par_iter()
         .map(|kv_head| {
-            let mut dq = vec![0f32; n_rows * group * dim];
-            let (mut dk, mut dv) = (vec![0f32; n_keys * dim], vec![0f32; n_keys * dim]);
-            let (mut scores, mut deltas) = (Vec::new(), Vec::new());
+            let mut gradients = HeadGradients {
+                dq: vec![0f32; n_rows * group * dim],
+                dk: vec![0f32; n_keys * dim],
+                dv: vec![0f32; n_keys * dim],
+                ..HeadGradients::default()
+            };
             for in_group in 0..group {
-                let head = kv_head * group + in_group;
-                let kv = heads.kv_columns(head);
                 for segment in layout.segments() {
-                    for row in segment.rows.clone() {
-                        let visible = layout.visible(segment, row);
-                        let columns = row * width + head * dim..row * width + (head + 1) * dim;
-                        let (q, grad) = (&q[columns.clone()], &grad[columns]);
-                        probabilities(q, k, &kv, heads, (segment, visible.clone()), &mut scores);
-                        deltas.clear();
-                        deltas.extend(
-                            keys(segment, visible.clone())
-                                .map(|key| dot(grad, &v[key * kv.stride..][kv.columns.clone()])),
-                        );
-                        let mean = dot(&scores, &deltas);
-                        let dq = &mut dq[(row * group + in_group) * dim..][..dim];
-                        for ((key, p), delta) in keys(segment, visible).zip(&scores).zip(&deltas) {
-                            let ds = p * (delta - mean) * heads.scale;
-                            add_scaled(dq, ds, &k[key * kv.stride..][kv.columns.clone()]);
-                            add_scaled(&mut dk[key * dim..][..dim], ds, q);
-                            add_scaled(&mut dv[key * dim..][..dim], *p, grad);
-                        }
+                    for first in segment.rows.clone().step_by(LANES) {
+                        let rows = first..(first + LANES).min(segment.rows.end);
+                        let head = (kv_head * group + in_group, in_group);
+                        gradients.add_block(slices, head, heads, (segment, &rows, layout));
                     }
                 }
             }
-            [dq, dk, dv]
+            [gradients.dq, gradients.dk, gradients.dv]
         })
         .collect();
     let gather = |which: usize, n: usize, part: usize| {
@@ -149,5 +230,82 @@ pub fn backward(
         }
         whole
     };
+    debug_assert_eq!(v.len(), k.len());
     [gather(0, n_rows, group * dim), gather(1, n_keys, dim), gather(2, n_keys, dim)]
+}
+
+/// The gradients of one key-value head: `[rows, group * dim]`, and `[keys, dim]` twice.
+#[derive(Default)]
+struct HeadGradients {
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+    scratch: Scratch,
+    grad_columns: Vec<Lanes>,
+    deltas: Vec<Lanes>,
+    /// A block's additions to `dk` or `dv`, key by key.
+    block: Vec<f32>,
+}
+
+impl HeadGradients {
+    fn add_block(
+        &mut self,
+        [q, k, v, grad]: [&[f32]; 4],
+        (head, in_group): (usize, usize),
+        heads: Heads,
+        (segment, rows, layout): (&Segment, &Range<usize>, &AttentionLayout),
+    ) {
+        let dim = heads.head_dim;
+        let width = heads.n_heads * dim;
+        let group = heads.n_heads / heads.n_kv_heads;
+        let kv = heads.kv_columns(head);
+        let columns = head * dim..(head + 1) * dim;
+        let mut queries: [&[f32]; LANES] = [&[]; LANES];
+        let mut grads: [&[f32]; LANES] = [&[]; LANES];
+        for (lane, row) in rows.clone().enumerate() {
+            queries[lane] = &q[row * width..][columns.clone()];
+            grads[lane] = &grad[row * width..][columns.clone()];
+        }
+        let (queries, grads) = (&queries[..rows.len()], &grads[..rows.len()]);
+
+        let scratch = &mut self.scratch;
+        let lanes = (segment, rows, layout);
+        let seen = scratch.probabilities(queries.iter().copied(), k, &kv, lanes, heads);
+        let starts = &scratch.starts;
+        self.grad_columns.resize(dim, [0.0; LANES]);
+        turn(grads.iter().copied(), 1.0, &mut self.grad_columns);
+        self.deltas.resize(seen.len(), [0.0; LANES]);
+        products(KeyRows { matrix: v, starts, dim }, &self.grad_columns, &mut self.deltas);
+
+        let mut mean = [0f32; LANES];
+        for (p, delta) in scratch.p.iter().zip(&self.deltas) {
+            for lane in 0..LANES {
+                mean[lane] += p[lane] * delta[lane];
+            }
+        }
+        for (p, delta) in scratch.p.iter().zip(&mut self.deltas) {
+            for lane in 0..LANES {
+                delta[lane] = p[lane] * (delta[lane] - mean[lane]) * heads.scale;
+            }
+        }
+
+        // The turned queries are no longer needed: their place takes the gradient.
+        mix(KeyRows { matrix: k, starts, dim }, &self.deltas, &mut scratch.columns);
+        let start = (rows.start * group + in_group) * dim;
+        let dq = self.dq[start..].chunks_mut(group * dim).take(rows.len());
+        turn_back(&scratch.columns, dq.map(|row| &mut row[..dim]));
+
+        for (weights, vectors, into) in
+            [(&self.deltas, queries, &mut self.dk), (&scratch.p, grads, &mut self.dv)]
+        {
+            self.block.clear();
+            self.block.resize(seen.len() * dim, 0.0);
+            spread(weights, vectors, dim, &mut self.block);
+            for (key, block) in keys(segment, seen.clone()).zip(self.block.chunks_exact(dim)) {
+                for (into, value) in into[key * dim..][..dim].iter_mut().zip(block) {
+                    *into += value;
+                }
+            }
+        }
+    }
 }

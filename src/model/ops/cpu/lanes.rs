@@ -8,7 +8,11 @@ const LANES: usize = 16;
 /// `a * b + c`, fused where the machine does that in one instruction.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
 }
 
 #[inline(always)]
@@ -75,10 +79,18 @@ pub fn max(x: &[f32]) -> f32 {
     let (xs, rest) = x.as_chunks::<LANES>();
     for x in xs {
         for lane in 0..LANES {
-            lanes[lane] = if x[lane] > lanes[lane] { x[lane] } else { lanes[lane] };
+            lanes[lane] = if x[lane] > lanes[lane] {
+                x[lane]
+            } else {
+                lanes[lane]
+            };
         }
     }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// `e^x` within two units in the last place; 0 below -87, infinity never (88 is the largest argument).
@@ -100,7 +112,10 @@ pub fn exp(x: f32) -> f32 {
     let p = fma(p, r, 0.166_666_65);
     let p = fma(p, r, 0.5);
     let p = fma(p, r * r, r + 1.0);
-    #[expect(clippy::cast_sign_loss, reason = "n + 127 lies in 1..=254 after the clamp")]
+    #[expect(
+        clippy::cast_sign_loss,
+        reason = "n + 127 lies in 1..=254 after the clamp"
+    )]
     let scale = f32::from_bits((((n as i32) + 127) as u32) << 23);
     if x < -87.0 { 0.0 } else { p * scale }
 }
@@ -133,7 +148,11 @@ mod tests {
         for n in 0..67usize {
             let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
             let y: Vec<f32> = (0..n).map(|i| (i as f32 * 0.11).cos()).collect();
-            let want: f64 = x.iter().zip(&y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            let want: f64 = x
+                .iter()
+                .zip(&y)
+                .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                .sum();
             assert!((f64::from(dot(&x, &y)) - want).abs() < 1e-5);
             let want: f64 = x.iter().map(|x| f64::from(*x)).sum();
             assert!((f64::from(sum(&x)) - want).abs() < 1e-5);

@@ -5,8 +5,10 @@
 //! else is in the batch.
 
 pub mod attention;
+pub mod lane_block;
 pub mod lanes;
 pub mod norm;
+pub mod packed;
 
 use std::array;
 
@@ -17,12 +19,16 @@ pub fn with_slices<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<R>,
 ) -> Result<R> {
-    let contiguous: Vec<Tensor> =
-        tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
+    let contiguous: Vec<Tensor> = tensors
+        .iter()
+        .map(|tensor| tensor.contiguous())
+        .collect::<Result<_>>()?;
     let guards: Vec<_> = contiguous.iter().map(Tensor::storage_and_layout).collect();
     let mut slices: [&[f32]; N] = array::from_fn(|_| &[][..]);
     for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**storage else { bail!("a fused operation met a tensor that is not on the CPU") };
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("a fused operation met a tensor that is not on the CPU")
+        };
         *slice = contiguous_slice(storage, layout)?;
     }
     f(slices)
@@ -31,7 +37,10 @@ pub fn with_slices<const N: usize, R>(
 /// The elements of a contiguous `f32` tensor.
 pub fn contiguous_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("a fused operation wants contiguous tensors, got strides {:?}", layout.stride())
+        bail!(
+            "a fused operation wants contiguous tensors, got strides {:?}",
+            layout.stride()
+        )
     };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
@@ -51,12 +60,20 @@ impl<'a> Rows<'a> {
         let [stride, 1] = *layout.stride() else {
             bail!("rows must be contiguous, got strides {:?}", layout.stride())
         };
-        Ok(Self { data: &storage.as_slice::<f32>()?[layout.start_offset()..], stride, width })
+        Ok(Self {
+            data: &storage.as_slice::<f32>()?[layout.start_offset()..],
+            stride,
+            width,
+        })
     }
 
     /// Views a contiguous matrix of rows of `width`.
     pub fn contiguous(data: &'a [f32], width: usize) -> Self {
-        Self { data, stride: width, width }
+        Self {
+            data,
+            stride: width,
+            width,
+        }
     }
 
     /// Row `index`, `[width]`.

@@ -38,8 +38,11 @@ pub fn forward(
 ) -> Vec<f32> {
     let width = x.len() / slots.len().max(1);
     let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut(width.max(1)).zip(x.par_chunks(width.max(1))).zip(slots).with_min_len(16).for_each(
-        |((out, x), slot)| {
+    out.par_chunks_mut(width.max(1))
+        .zip(x.par_chunks(width.max(1)))
+        .zip(slots)
+        .with_min_len(16)
+        .for_each(|((out, x), slot)| {
             let (mean, scale) = statistics(x, statistic, eps);
             let gain = gain.row(*slot as usize);
             match bias.map(|bias| bias.row(*slot as usize)) {
@@ -54,8 +57,7 @@ pub fn forward(
                     }
                 }
             }
-        },
-    );
+        });
     out
 }
 
@@ -102,8 +104,11 @@ pub fn backward_values(
     (statistic, eps): (Statistic, f32),
 ) -> (Vec<f32>, Vec<f32>) {
     let width = x.len() / slots.len().max(1);
-    let statistics: Vec<(f32, f32)> =
-        x.par_chunks(width).with_min_len(16).map(|x| statistics(x, statistic, eps)).collect();
+    let statistics: Vec<(f32, f32)> = x
+        .par_chunks(width)
+        .with_min_len(16)
+        .map(|x| statistics(x, statistic, eps))
+        .collect();
     let blocks: Vec<(usize, Vec<f32>, Vec<f32>)> = (0..width)
         .into_par_iter()
         .step_by(COLUMN_BLOCK)

@@ -1,28 +1,12 @@
-//! Linear maps whose weights never change: forward, and the gradient of the input only.
-//!
-//! candle's own matmul would also compute, store and accumulate the gradient of the frozen weight: a
-//! second copy of the base. [`FrozenLinear`] is the one door behind which frozen weights live, so that
-//! their storage (f32 here, quantised types through `mistralrs-quant`) is nobody else's business.
-
-use std::fmt::Debug;
-use std::sync::Arc;
+//! A frozen weight kept as a plain tensor, on any device, multiplied by the device's own product.
 
 use candle_core::backend::BackendStorage;
 use candle_core::op::Add;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, DType, Layout, MetalStorage, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Result, Shape, Storage, Tensor, bail,
 };
-use mistralrs_quant::QuantMethod;
 
-/// A frozen weight of shape `[out, in]`, with its bias if it has one.
-pub trait FrozenLinear: Debug + Send + Sync {
-    /// `[rows, in]` to `[rows, out]`; the result carries the gradient of `x` if `x` is tracked.
-    fn forward(&self, x: &Tensor) -> Result<Tensor>;
-
-    /// Bytes that the weight takes in memory.
-    fn bytes(&self) -> usize;
-}
+use super::FrozenLinear;
 
 /// A frozen weight kept as a plain tensor, on any device.
 #[derive(Clone, Debug)]
@@ -41,7 +25,10 @@ impl DenseLinear {
             bail!("a bias of {:?} for {n_out} outputs", bias.shape());
         }
         let frozen = |tensor: &Tensor| tensor.detach().contiguous();
-        Ok(Self { weight: frozen(weight)?, bias: bias.map(frozen).transpose()? })
+        Ok(Self {
+            weight: frozen(weight)?,
+            bias: bias.map(frozen).transpose()?,
+        })
     }
 }
 
@@ -76,11 +63,17 @@ impl DenseProduct {
         let transposed = weight.layout().transpose(0, 1)?;
         let shape = Shape::from((rows, n_out));
         let (weight, _) = weight.storage_and_layout();
-        let Some(weight) = storage(&weight) else { bail!("the weight is on another device") };
+        let Some(weight) = storage(&weight) else {
+            bail!("the weight is on another device")
+        };
         let y = x.matmul(weight, (1, rows, n_out, n_in), layout, &transposed)?;
-        let Some(bias) = bias else { return Ok((y, shape)) };
+        let Some(bias) = bias else {
+            return Ok((y, shape));
+        };
         let (bias, bias_layout) = bias.storage_and_layout();
-        let Some(bias) = storage(&bias) else { bail!("the bias is on another device") };
+        let Some(bias) = storage(&bias) else {
+            bail!("the bias is on another device")
+        };
         let y_layout = Layout::contiguous(&shape);
         let sum = y.binary_impl::<Add>(bias, &y_layout, &bias_layout.broadcast_as(&shape)?)?;
         Ok((sum, shape))
@@ -116,56 +109,5 @@ impl CustomOp1 for DenseProduct {
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         // Neither side is tracked here: candle detaches gradients, and the weight is no variable.
         Ok(Some(grad.contiguous()?.matmul(&self.0.weight)?))
-    }
-}
-
-/// A frozen weight in one of `mistralrs-quant`'s types.
-#[derive(Clone, Debug)]
-pub struct QuantisedLinear {
-    method: Arc<dyn QuantMethod>,
-    bytes: usize,
-}
-
-impl QuantisedLinear {
-    /// `bytes`: what the quantised weight takes in memory.
-    pub fn new(method: Arc<dyn QuantMethod>, bytes: usize) -> Self {
-        Self { method, bytes }
-    }
-}
-
-impl FrozenLinear for QuantisedLinear {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(QuantisedMatmul { method: self.method.clone() })
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-struct QuantisedMatmul {
-    method: Arc<dyn QuantMethod>,
-}
-
-impl CustomOp1 for QuantisedMatmul {
-    fn name(&self) -> &'static str {
-        "quantised-linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = Tensor::from_slice(
-            super::cpu::contiguous_slice(x, layout)?,
-            layout.shape(),
-            &candle_core::Device::Cpu,
-        )?;
-        let y = self.method.forward_autocast(&x)?.to_dtype(DType::F32)?.contiguous()?;
-        let shape = y.shape().clone();
-        Ok((CpuStorage::F32(y.flatten_all()?.to_vec1::<f32>()?), shape))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        // mistralrs-quant's product has no backward; one weight is widened for the moment of use.
-        let weight = self.method.dequantize_w()?.to_dtype(grad.dtype())?;
-        Ok(Some(grad.contiguous()?.matmul(&weight)?))
     }
 }

@@ -1,0 +1,236 @@
+//! The model with its bank and its KV cache, behind a wall that errors and panics do not pass.
+//!
+//! In: work and its sequences. Out: an outcome for each of them. It knows no schedule: who runs, and
+//! who ends after a failure, is decided elsewhere.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::batch;
+use super::config::{EngineConfig, EngineError};
+use super::request::RequestError;
+use super::scheduler::Work;
+use super::sequence::Sequence;
+use crate::model::MedVlm;
+use crate::model::bank::NormBank;
+use crate::model::kv_cache::KvCache;
+
+/// The model and what it reads and writes.
+pub(super) struct Compute {
+    model: Box<dyn MedVlm>,
+    base_row: Vec<f32>,
+    bank_slots: usize,
+    cache_rows: usize,
+    bank: NormBank,
+    /// `None` only while it is being replaced.
+    cache: Option<KvCache>,
+}
+
+/// What became of a run for several sequences.
+pub(super) struct Computed<T> {
+    /// By sequence, in the order given.
+    pub outcomes: Vec<std::result::Result<T, RequestError>>,
+    /// Panics caught.
+    pub panics: u64,
+    /// Whether the KV cache can no longer be used ([`Compute::replace_cache`]).
+    pub cache_lost: bool,
+}
+
+enum Fault {
+    Error(String),
+    Panic,
+}
+
+impl Compute {
+    pub fn new(
+        model: Box<dyn MedVlm>,
+        base_row: Vec<f32>,
+        config: &EngineConfig,
+    ) -> std::result::Result<Self, EngineError> {
+        let (got, want) = (base_row.len(), model.sites().row_len());
+        if got != want {
+            return Err(EngineError::BaseRow { got, want });
+        }
+        let cache_rows = config.n_blocks() * config.block_rows;
+        let bank = new_bank(&*model, &base_row, config.bank_slots)?;
+        let cache = Some(new_cache(&*model, cache_rows)?);
+        Ok(Self {
+            model,
+            base_row,
+            bank_slots: config.bank_slots,
+            cache_rows,
+            bank,
+            cache,
+        })
+    }
+
+    /// An empty bank and an empty cache.
+    pub fn rebuild(&mut self) -> std::result::Result<(), EngineError> {
+        self.bank = new_bank(&*self.model, &self.base_row, self.bank_slots)?;
+        self.replace_cache()
+    }
+
+    /// An empty cache.
+    pub fn replace_cache(&mut self) -> std::result::Result<(), EngineError> {
+        // The old one goes first: there may be no memory for two.
+        self.cache = None;
+        self.cache = Some(new_cache(&*self.model, self.cache_rows)?);
+        Ok(())
+    }
+
+    /// Fills a slot that no running sequence uses.
+    pub fn fill(&mut self, slot: u32, row: &[f32]) -> std::result::Result<(), RequestError> {
+        self.bank
+            .fill(slot, row)
+            .map_err(|error| RequestError::Model {
+                message: first_line(&error),
+            })
+    }
+
+    /// The image features of each sequence, `[images * image_tokens, hidden]`. `sequences`: with their
+    /// slots. All at once; if that gives an error, each alone, so that only the culprit fails. After a
+    /// panic the outcomes may be fewer than the sequences; those left out may be tried again.
+    pub fn encode(&self, sequences: &[(&Sequence, u32)]) -> Computed<Tensor> {
+        each_alone_on_error(sequences, |sequences| {
+            let pixels: Vec<&Tensor> = sequences
+                .iter()
+                .flat_map(|(sequence, _)| &sequence.request.images)
+                .collect();
+            let slots: Vec<u32> = sequences
+                .iter()
+                .flat_map(|(sequence, slot)| vec![*slot; sequence.request.images.len()])
+                .collect();
+            let pixels = Tensor::stack(&pixels, 0)?.to_device(self.model.device())?;
+            let features = self.model.encode_images(&pixels, &slots, &self.bank)?;
+            let rows = features.dim(0)?;
+            let each = self.model.shape().image_tokens;
+            if rows != slots.len() * each {
+                bail!(
+                    "{} images gave {rows} feature rows, each gives {each}",
+                    slots.len()
+                );
+            }
+            let mut first = 0;
+            let of = |(sequence, _): &(&Sequence, u32)| {
+                let rows = sequence.request.images.len() * each;
+                first += rows;
+                features.narrow(0, first - rows, rows)
+            };
+            sequences.iter().map(of).collect()
+        })
+    }
+
+    /// The logits of each work that gives a token. As [`Self::encode`] if there is an error. A panic
+    /// may have left the cache locked or half written, so it counts as lost; work that was not reached
+    /// after that has no outcome, so the outcomes may be fewer than the works.
+    pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
+        let mut computed = each_alone_on_error(works, |works| self.logits(works));
+        computed.cache_lost = computed.panics > 0;
+        computed
+    }
+
+    fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Vec<f32>>>> {
+        let shape = self.model.shape();
+        let batch = batch::build(works, shape.image_tokens)?;
+        let logits = self
+            .model
+            .forward(&batch.step, &self.bank, self.cache.as_ref())?;
+        let wanted = (batch.step.logits_rows.len(), shape.vocab_size);
+        if logits.dims2()? != wanted {
+            bail!(
+                "the model gave logits {:?}, {wanted:?} were wanted",
+                logits.shape()
+            );
+        }
+        let mut rows: Vec<Option<Vec<f32>>> = logits
+            .to_dtype(DType::F32)?
+            .to_vec2()?
+            .into_iter()
+            .map(Some)
+            .collect();
+        Ok(batch
+            .logits_of
+            .iter()
+            .map(|row| row.and_then(|row| rows[row].take()))
+            .collect())
+    }
+}
+
+/// Runs `run` for all items, and after an error for each alone. A panic fails all items of its run and
+/// ends the runs: the items after it have no outcome.
+fn each_alone_on_error<I: Copy, T>(
+    items: &[I],
+    run: impl Fn(&[I]) -> Result<Vec<T>>,
+) -> Computed<T> {
+    let mut computed = Computed {
+        outcomes: Vec::new(),
+        panics: 0,
+        cache_lost: false,
+    };
+    match guarded(|| run(items)) {
+        Ok(values) => computed.outcomes.extend(values.into_iter().map(Ok)),
+        Err(Fault::Panic) => {
+            computed.panics = 1;
+            computed
+                .outcomes
+                .extend(items.iter().map(|_| Err(RequestError::Panicked)));
+        }
+        Err(Fault::Error(message)) if items.len() == 1 => {
+            computed.outcomes.push(Err(RequestError::Model { message }));
+        }
+        Err(Fault::Error(message)) => {
+            tracing::warn!(%message, sequences = items.len(), "a step failed; each is tried alone");
+            for item in items {
+                let alone = each_alone_on_error(std::slice::from_ref(item), &run);
+                computed.panics += alone.panics;
+                computed.outcomes.extend(alone.outcomes);
+                if alone.panics > 0 {
+                    break;
+                }
+            }
+        }
+    }
+    computed
+}
+
+fn guarded<T>(run: impl FnOnce() -> Result<T>) -> std::result::Result<T, Fault> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Fault::Error(first_line(&error))),
+        Err(_) => Err(Fault::Panic),
+    }
+}
+
+/// The error without the backtrace that candle may add, which is nothing for a client.
+fn first_line(error: &candle_core::Error) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn new_bank(
+    model: &dyn MedVlm,
+    base_row: &[f32],
+    n_slots: usize,
+) -> std::result::Result<NormBank, EngineError> {
+    NormBank::resident(model.sites(), base_row, n_slots, model.device()).map_err(|source| {
+        EngineError::Allocate {
+            what: "norm bank",
+            source,
+        }
+    })
+}
+
+fn new_cache(model: &dyn MedVlm, rows: usize) -> std::result::Result<KvCache, EngineError> {
+    let shape = model.shape();
+    KvCache::new(shape.n_layers, rows, shape.kv_width, model.device()).map_err(|source| {
+        EngineError::Allocate {
+            what: "KV cache",
+            source,
+        }
+    })
+}

@@ -1,0 +1,298 @@
+//! Runs the sequences: owns the model, the bank and the KV cache, and does what the scheduler says.
+//!
+//! In: accepted requests. Out: events to their clients and numbers on the board. It knows no thread
+//! and no channel but the clients' own.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use norma_adapters::SlotTable;
+
+use super::blocks::BlockPool;
+use super::compute::Compute;
+use super::config::{EngineConfig, EngineError};
+use super::handle::{Board, lock};
+use super::request::{FinishReason, RequestError};
+use super::scheduler::{Admission, Limits, Scheduler, SequenceId, Work};
+use super::sequence::{Sequence, Submitted};
+use super::stats::EngineStats;
+use crate::model::MedVlm;
+use crate::preprocess::TextTokenizer;
+
+/// Everything that the engine's thread owns.
+pub(super) struct Runner {
+    compute: Compute,
+    tokenizer: Arc<TextTokenizer>,
+    config: EngineConfig,
+    board: Arc<Board>,
+    scheduler: Scheduler,
+    /// Waiting and running, by age.
+    sequences: BTreeMap<SequenceId, Sequence>,
+    next_id: u64,
+    stats: EngineStats,
+}
+
+impl Runner {
+    /// `config` must have been checked.
+    pub fn new(
+        model: Box<dyn MedVlm>,
+        base_row: Vec<f32>,
+        tokenizer: Arc<TextTokenizer>,
+        config: EngineConfig,
+        board: Arc<Board>,
+    ) -> Result<Self, EngineError> {
+        let runner = Self {
+            compute: Compute::new(model, base_row, &config)?,
+            tokenizer,
+            config,
+            board,
+            scheduler: scheduler(&config),
+            sequences: BTreeMap::new(),
+            next_id: 0,
+            stats: EngineStats::default(),
+        };
+        Ok(runner)
+    }
+
+    /// Takes a request in.
+    pub fn accept(&mut self, submitted: Submitted) {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        let sequence = Sequence::new(submitted, &self.tokenizer);
+        self.scheduler.enqueue(id, sequence.demand());
+        self.sequences.insert(id, sequence);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// One step. An error means that the engine cannot go on.
+    pub fn step(&mut self) -> Result<(), EngineError> {
+        self.sweep();
+        self.admit();
+        let mut works = self.scheduler.plan();
+        self.encode_images(&mut works);
+        if !works.is_empty() {
+            self.forward(&works)?;
+            self.stats.steps += 1;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// After a panic outside of the model: what had been admitted fails, what waits stays.
+    pub fn recover(&mut self) -> Result<(), EngineError> {
+        self.stats.panics += 1;
+        tracing::error!("a step panicked; the running requests fail");
+        self.compute.rebuild()?;
+        self.scheduler = scheduler(&self.config);
+        for (id, sequence) in std::mem::take(&mut self.sequences) {
+            if sequence.is_admitted() {
+                self.stats.finished.failed += 1;
+                sequence.fail(RequestError::Panicked);
+            } else {
+                self.scheduler.enqueue(id, sequence.demand());
+                self.sequences.insert(id, sequence);
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Ends everybody, since the engine does.
+    pub fn stop(mut self) {
+        for sequence in std::mem::take(&mut self.sequences).into_values() {
+            self.stats.finished.failed += 1;
+            sequence.fail(RequestError::Stopped);
+        }
+        self.scheduler = scheduler(&self.config);
+        self.publish();
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let ended: Vec<_> = self
+            .sequences
+            .iter()
+            .filter_map(|(id, sequence)| Some((*id, sequence.interrupted(now)?)))
+            .collect();
+        for (id, reason) in ended {
+            self.finish(id, reason);
+        }
+    }
+
+    fn admit(&mut self) {
+        while let Some(Admission { id, slot, fill }) = self.scheduler.admit_next() {
+            let Some(sequence) = self.sequences.get_mut(&id) else {
+                continue;
+            };
+            sequence.admit(Instant::now());
+            self.board.waiting.fetch_sub(1, Ordering::Relaxed);
+            let adapter = sequence.request.adapter.as_ref().filter(|_| fill);
+            let Some(adapter) = adapter else { continue };
+            match self.compute.fill(slot, adapter.values.row()) {
+                Ok(()) => self.stats.slots_filled += 1,
+                Err(error) => {
+                    self.scheduler.fill_failed(id);
+                    self.fail(id, error);
+                }
+            }
+        }
+    }
+
+    /// Encodes the images that this work reads. Work whose images failed, or were not reached because
+    /// others' panicked, is none for this step.
+    fn encode_images(&mut self, works: &mut Vec<Work>) {
+        let mut group: Vec<(SequenceId, u32)> = Vec::new();
+        let mut images = 0;
+        for work in works.iter() {
+            let Some(sequence) = self.sequences.get(&work.id) else {
+                continue;
+            };
+            if !sequence.lacks_features(work.positions.clone()) {
+                continue;
+            }
+            let more = sequence.request.images.len();
+            if images > 0 && images + more > self.config.max_step_images {
+                self.encode_group(&group);
+                group.clear();
+                images = 0;
+            }
+            images += more;
+            group.push((work.id, work.slot));
+        }
+        self.encode_group(&group);
+        works.retain(|work| {
+            let sequence = self.sequences.get(&work.id);
+            sequence.is_some_and(|sequence| !sequence.lacks_features(work.positions.clone()))
+        });
+    }
+
+    fn encode_group(&mut self, group: &[(SequenceId, u32)]) {
+        if group.is_empty() {
+            return;
+        }
+        let of = |(id, slot): &(SequenceId, u32)| Some((self.sequences.get(id)?, *slot));
+        let sequences: Vec<_> = group.iter().filter_map(of).collect();
+        let encoded = self.compute.encode(&sequences);
+        self.stats.panics += encoded.panics;
+        for ((id, _), features) in group.iter().zip(encoded.outcomes) {
+            match features {
+                Ok(features) => {
+                    if let Some(sequence) = self.sequences.get_mut(id) {
+                        sequence.features = Some(features);
+                    }
+                }
+                Err(error) => self.fail(*id, error),
+            }
+        }
+    }
+
+    fn forward(&mut self, works: &[Work]) -> Result<(), EngineError> {
+        // All of them are there: `encode_images` has left no work without its sequence.
+        let batch: Vec<(&Work, &Sequence)> = works
+            .iter()
+            .filter_map(|work| Some((work, self.sequences.get(&work.id)?)))
+            .collect();
+        let computed = self.compute.forward(&batch);
+        self.stats.panics += computed.panics;
+        for (work, outcome) in works.iter().zip(computed.outcomes) {
+            match outcome {
+                Ok(logits) => self.advance(work, logits.as_deref()),
+                Err(error) => self.fail(work.id, error),
+            }
+        }
+        if computed.cache_lost {
+            self.compute.replace_cache()?;
+            self.scheduler.cache_lost();
+        }
+        Ok(())
+    }
+
+    /// Books what a step computed for a sequence; with logits, gives it its next token.
+    fn advance(&mut self, work: &Work, logits: Option<&[f32]>) {
+        let Some(sequence) = self.sequences.get_mut(&work.id) else {
+            return;
+        };
+        self.scheduler.computed(work);
+        let prompt_rows = sequence.request.prompt.len();
+        if work.positions.end >= prompt_rows {
+            sequence.features = None;
+        }
+        let Some(logits) = logits else { return };
+        if sequence.is_fresh() {
+            self.stats.prompt_tokens += prompt_rows as u64;
+        }
+        // Whatever is wrong with one answer's text or tokens is its own affair.
+        match catch_unwind(AssertUnwindSafe(|| sequence.choose(logits))) {
+            Ok(Ok(end)) => {
+                self.stats.generated_tokens += 1;
+                match end {
+                    None => self.scheduler.token_chosen(work.id),
+                    Some(reason) => self.finish(work.id, reason),
+                }
+            }
+            Ok(Err(error)) => self.fail(work.id, error),
+            Err(_) => {
+                self.stats.panics += 1;
+                self.fail(work.id, RequestError::Panicked);
+            }
+        }
+    }
+
+    fn finish(&mut self, id: SequenceId, reason: FinishReason) {
+        if let Some(sequence) = self.remove(id) {
+            self.stats.finished.count(reason);
+            sequence.finish(reason);
+        }
+    }
+
+    fn fail(&mut self, id: SequenceId, error: RequestError) {
+        if let Some(sequence) = self.remove(id) {
+            self.stats.finished.failed += 1;
+            tracing::warn!(tenant = &*sequence.request.tenant, %error, "a request failed");
+            sequence.fail(error);
+        }
+    }
+
+    fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
+        self.scheduler.end(id);
+        let sequence = self.sequences.remove(&id)?;
+        if !sequence.is_admitted() {
+            self.board.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(sequence)
+    }
+
+    fn publish(&mut self) {
+        let [running, waiting] = self.scheduler.adapters().map(|mut adapters| {
+            adapters.sort_unstable();
+            adapters.dedup();
+            adapters
+        });
+        self.stats.running = self.scheduler.n_running();
+        self.stats.kv_rows_used = self.scheduler.blocks().rows_used();
+        self.stats.kv_rows_total = self.scheduler.blocks().rows_total();
+        self.stats.slots_used = self.scheduler.slots().in_use();
+        self.stats.slots_total = self.scheduler.slots().capacity();
+        self.stats.running_adapters = running;
+        self.stats.waiting_adapters = waiting;
+        lock(&self.board.stats).clone_from(&self.stats);
+    }
+}
+
+fn scheduler(config: &EngineConfig) -> Scheduler {
+    let limits = Limits {
+        max_sequences: config.max_sequences,
+        max_step_rows: config.max_step_tokens,
+        max_step_images: config.max_step_images,
+        overtakes: config.max_sequences,
+    };
+    let blocks = BlockPool::new(config.n_blocks(), config.block_rows);
+    Scheduler::new(limits, blocks, SlotTable::new(config.bank_slots))
+}

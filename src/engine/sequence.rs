@@ -1,0 +1,239 @@
+//! One request on its way through the engine: what is known of its tokens and what its client heard.
+//!
+//! In: logits of its last row. Out: events to its client, and whether it has ended. It knows no batch,
+//! no cache and no other sequence.
+
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::request::{Event, FinishReason, Finished, Request, RequestError, Timings, TokenEvent};
+use super::sampler::{Draw, Logits, NotFinite};
+use super::scheduler::Demand;
+use super::text::{AnswerText, Stops};
+use crate::preprocess::{PromptToken, TextTokenizer, TokenizerError};
+
+/// A request on its way to the thread.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    pub request: Request,
+    pub events: UnboundedSender<Event>,
+    pub at: Instant,
+}
+
+/// A request inside the engine.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub request: Request,
+    /// `[images * image_tokens, hidden]`, once encoded and until the prompt has been read.
+    pub features: Option<Tensor>,
+    /// The answer so far.
+    tokens: Vec<u32>,
+    tokenizer: Arc<TextTokenizer>,
+    text: AnswerText,
+    seed: u64,
+    events: UnboundedSender<Event>,
+    submitted: Instant,
+    admitted: Option<Instant>,
+    last_token: Option<Instant>,
+    timings: Timings,
+}
+
+impl Sequence {
+    pub fn new(submitted: Submitted, tokenizer: &Arc<TextTokenizer>) -> Self {
+        let Submitted {
+            request,
+            events,
+            at,
+        } = submitted;
+        Self {
+            features: None,
+            tokens: Vec::new(),
+            text: AnswerText::new(tokenizer.stream(), request.stop.clone()),
+            // The standard library's hasher is keyed with the system's randomness.
+            seed: request
+                .sampling
+                .seed
+                .unwrap_or_else(|| RandomState::new().hash_one(at)),
+            tokenizer: Arc::clone(tokenizer),
+            request,
+            events,
+            submitted: at,
+            admitted: None,
+            last_token: None,
+            timings: Timings::default(),
+        }
+    }
+
+    /// What the scheduler must know of it.
+    pub fn demand(&self) -> Demand {
+        Demand {
+            prompt_rows: self.request.prompt.len(),
+            max_tokens: self.request.max_tokens,
+            images: self.request.images.len(),
+            generation: self
+                .request
+                .adapter
+                .as_ref()
+                .map(|adapter| adapter.generation),
+        }
+    }
+
+    /// The input at each of these positions: the prompt, then the answer so far.
+    ///
+    /// # Panics
+    /// When a position is beyond them.
+    pub fn inputs(&self, positions: Range<usize>) -> impl Iterator<Item = PromptToken> + '_ {
+        let prompt = &self.request.prompt;
+        positions.map(|position| match prompt.get(position) {
+            Some(token) => *token,
+            None => PromptToken::Text(self.tokens[position - prompt.len()]),
+        })
+    }
+
+    /// Whether these positions need image features that are not there.
+    pub fn lacks_features(&self, positions: Range<usize>) -> bool {
+        self.features.is_none()
+            && self
+                .inputs(positions)
+                .any(|input| matches!(input, PromptToken::Image { .. }))
+    }
+
+    /// Whether its client has gone or its time is over.
+    pub fn interrupted(&self, now: Instant) -> Option<FinishReason> {
+        if self.events.is_closed() {
+            Some(FinishReason::Cancelled)
+        } else if self
+            .request
+            .deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            Some(FinishReason::Deadline)
+        } else {
+            None
+        }
+    }
+
+    pub fn admit(&mut self, now: Instant) {
+        self.admitted = Some(now);
+    }
+
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.is_some()
+    }
+
+    /// Whether no token has been given out yet.
+    pub fn is_fresh(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Chooses the next token of these logits and tells the client. Gives the reason if it is the last.
+    pub fn choose(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
+        let logits = Logits::new(logits)?;
+        let index = self.tokens.len();
+        let may_end = index >= self.request.min_tokens;
+        let eos = self.tokenizer.eos_ids();
+        let forbidden = if self.request.ignore_eos || !may_end {
+            eos
+        } else {
+            &[]
+        };
+        let draw = Draw {
+            seed: self.seed,
+            index: index as u64,
+        };
+        let token = logits.choose(&self.request.sampling, forbidden, draw)?;
+        let end_of_text = eos.contains(&token);
+        self.tokens.push(token);
+
+        let stops = if may_end { Stops::Watch } else { Stops::Ignore };
+        let full = self.tokens.len() == self.request.max_tokens;
+        let (text, reason) = self.text_after(token, end_of_text, (stops, full))?;
+        self.note_time(Instant::now());
+        // Without a listener the next sweep ends the sequence.
+        let _ = self.events.send(Event::Token(TokenEvent {
+            token,
+            text,
+            end_of_text,
+            logprob: logits.token(token).logprob,
+            top: if self.request.top_logits == 0 {
+                Vec::new()
+            } else {
+                logits.top(self.request.top_logits)
+            },
+        }));
+        Ok(reason)
+    }
+
+    fn text_after(
+        &mut self,
+        token: u32,
+        end_of_text: bool,
+        (stops, full): (Stops, bool),
+    ) -> Result<(String, Option<FinishReason>), RequestError> {
+        let mut text = String::new();
+        if !end_of_text {
+            let piece = self.text.push(token, stops)?;
+            text = piece.text;
+            if piece.stopped {
+                return Ok((text, Some(FinishReason::Stop)));
+            }
+        }
+        if !end_of_text && !full {
+            return Ok((text, None));
+        }
+        let rest = self.text.finish()?;
+        let by_stop = end_of_text || rest.stopped;
+        let reason = if by_stop {
+            FinishReason::Stop
+        } else {
+            FinishReason::Length
+        };
+        Ok((text + &rest.text, Some(reason)))
+    }
+
+    fn note_time(&mut self, now: Instant) {
+        match self.last_token.replace(now) {
+            None => self.timings.first_token = Some(now - self.submitted),
+            Some(before) => self.timings.inter_token.push(now - before),
+        }
+    }
+
+    /// Tells the client that the answer is complete or cut.
+    pub fn finish(mut self, reason: FinishReason) {
+        let now = Instant::now();
+        self.timings.queue = self.admitted.unwrap_or(now) - self.submitted;
+        self.timings.total = now - self.submitted;
+        let finished = Finished {
+            reason,
+            prompt_tokens: self.request.prompt.len(),
+            completion_tokens: self.tokens.len(),
+            timings: self.timings,
+        };
+        // A client that has gone need not hear it.
+        let _ = self.events.send(Event::Finished(finished));
+    }
+
+    /// Tells the client that the request failed.
+    pub fn fail(self, error: RequestError) {
+        let _ = self.events.send(Event::Failed(error));
+    }
+}
+
+impl From<NotFinite> for RequestError {
+    fn from(_: NotFinite) -> Self {
+        Self::Logits
+    }
+}
+
+impl From<TokenizerError> for RequestError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Text {
+            message: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! OpenAI's chat completions: what comes in and what goes out, as values.
+//!
+//! [`request`]: a JSON body to a question, with every field either honoured, known to be harmless, or
+//! refused by name. [`response`]: answers to JSON, whole or in pieces. Neither knows a socket.
+
+pub mod request;
+pub mod response;

@@ -1,0 +1,147 @@
+//! Answers as OpenAI's clients read them.
+//!
+//! In: the engine's events. Out: JSON, as one completion or as pieces.
+
+use norma_adapters::Digest;
+use serde_json::{Value, json};
+
+use crate::engine::{FinishReason, Finished, TokenEvent};
+use crate::http::inputs::Inputs;
+use crate::http::service::MadeBy;
+
+/// What all JSON of one request has in common.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The completion's id.
+    pub id: String,
+    /// Unix seconds.
+    pub created: u64,
+    /// The alias or the base's name.
+    pub model: String,
+    /// The adapter's generation, or null.
+    pub generation: Value,
+    /// The base.
+    pub base_digest: Digest,
+}
+
+impl Envelope {
+    /// For one request.
+    pub fn new(id: String, created: u64, made_by: &MadeBy) -> Self {
+        let (model, base_digest) = (made_by.model.clone(), made_by.base_digest);
+        Self {
+            id,
+            created,
+            model,
+            generation: json!(made_by.generation()),
+            base_digest,
+        }
+    }
+
+    /// The fields that begin every answer.
+    pub fn object(&self, object: &str) -> Value {
+        json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "adapter_generation": self.generation,
+            "base_digest": self.base_digest,
+        })
+    }
+
+    /// A piece of an answer.
+    pub fn chunk(&self, choices: Value) -> Value {
+        let mut chunk = self.object("chat.completion.chunk");
+        chunk["choices"] = choices;
+        chunk
+    }
+}
+
+/// One complete answer.
+#[derive(Clone, Debug, Default)]
+pub struct Collected {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, in order.
+    pub tokens: Vec<TokenEvent>,
+    /// Why it ended.
+    pub finish_reason: &'static str,
+    /// Its tokens, counted.
+    pub completion_tokens: usize,
+}
+
+/// The completion of a request that did not ask for pieces.
+pub fn completion(
+    envelope: &Envelope,
+    answers: &[Collected],
+    prompt_tokens: usize,
+    logprobs: Option<&Inputs>,
+) -> Value {
+    let choices: Vec<Value> = answers
+        .iter()
+        .enumerate()
+        .map(|(index, answer)| {
+            json!({
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text, "refusal": null},
+                "logprobs": logprobs.map(|inputs| logprobs_of(&answer.tokens, inputs)),
+                "finish_reason": answer.finish_reason,
+            })
+        })
+        .collect();
+    let mut completion = envelope.object("chat.completion");
+    completion["choices"] = json!(choices);
+    completion["usage"] = usage(
+        prompt_tokens,
+        answers.iter().map(|a| a.completion_tokens).sum(),
+    );
+    completion
+}
+
+/// Counts as clients read them. The prompt counts once, however many answers it got.
+pub fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
+    json!({
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    })
+}
+
+/// The log probabilities of tokens; the end of text is none of the answer's.
+pub fn logprobs_of(tokens: &[TokenEvent], inputs: &Inputs) -> Value {
+    let entry = |token: u32, logprob: f32| {
+        let text = inputs.token_text(token);
+        let bytes = text.clone().into_bytes();
+        // JSON has no infinity; vLLM writes this for a token that cannot be.
+        let logprob = if logprob.is_finite() {
+            f64::from(logprob)
+        } else {
+            -9999.0
+        };
+        json!({"token": text, "logprob": logprob, "bytes": bytes})
+    };
+    let content: Vec<Value> = tokens
+        .iter()
+        .filter(|token| !token.end_of_text)
+        .map(|token| {
+            let top: Vec<Value> = token
+                .top
+                .iter()
+                .map(|t| entry(t.token, t.logprob))
+                .collect();
+            let mut value = entry(token.token, token.logprob);
+            value["top_logprobs"] = json!(top);
+            value
+        })
+        .collect();
+    json!({"content": content, "refusal": null})
+}
+
+/// The word for a proper end; `None` where the answer must not be taken for one.
+pub fn finish_reason(finished: &Finished) -> Option<&'static str> {
+    match finished.reason {
+        FinishReason::Stop => Some("stop"),
+        FinishReason::Length => Some("length"),
+        FinishReason::Cancelled | FinishReason::Deadline => None,
+    }
+}

@@ -1,0 +1,129 @@
+//! A frozen base as a trainer sees it: the model, its norm row, and proof that nothing else moves.
+//!
+//! In: a source of parameters. Out: the same parameters, remembered, so that their bytes in memory can
+//! be compared before and after. It must not know files.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Result, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, TensorId};
+use norma::model::MedVlm;
+use norma::model::config::LlavaConfig;
+use norma::model::llava::Llava;
+use norma::model::ops::Kernels;
+use norma::model::ops::frozen_linear::FrozenLinear;
+use norma::model::parameters::{ParameterError, Parameters, Weight};
+use norma_adapters::{Digest, Hasher};
+
+/// A frozen base in memory.
+pub struct FrozenBase {
+    /// The model over the frozen weights.
+    pub model: Llava,
+    /// The base's own norm values, `[row_len]`.
+    pub row: Vec<f32>,
+    /// The digest that adapters name their base by.
+    pub digest: Digest,
+    /// The tensors that the model reads as they are, by canonical name.
+    tensors: Vec<(String, Tensor)>,
+    /// The linear maps, by canonical name, with their number of inputs.
+    linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
+    n_values: usize,
+    ids: Vec<TensorId>,
+}
+
+impl FrozenBase {
+    /// Builds the model from `parameters`. `row` and `digest` are the base's.
+    pub fn new(
+        config: &LlavaConfig,
+        parameters: &dyn Parameters,
+        row: Vec<f32>,
+        digest: Digest,
+    ) -> Result<Self> {
+        let remembered = Remember { inner: parameters, seen: Mutex::default() };
+        let model = Llava::new(config, &remembered, Kernels::for_device(parameters.device()))?;
+        let wanted = model.sites().row_len();
+        ensure!(row.len() == wanted, "a norm row of {} for a base of {wanted}", row.len());
+        let Seen { tensors, linears, ids, n_values } =
+            remembered.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Self { model, row, digest, tensors, linears, ids, n_values })
+    }
+
+    /// Values of the whole base, norms included.
+    pub fn n_values(&self) -> usize {
+        self.n_values + self.row.len()
+    }
+
+    /// A digest over the frozen weights as they are in memory now. A linear map keeps its weight in its
+    /// own order and type, so it is asked for its outputs on two fixed rows, in which every weight has
+    /// a part.
+    pub fn weights_digest(&self) -> Result<Digest> {
+        let mut hasher = Hasher::new();
+        for (name, tensor) in &self.tensors {
+            hasher.update(name.as_bytes());
+            hasher.update(&Digest::of_f32(&tensor.flatten_all()?.to_vec1::<f32>()?).0);
+        }
+        for (name, linear, n_in) in &self.linears {
+            let rows: Vec<f32> = (0..2 * n_in).map(|i| 1.0 + (i * 37 % 101) as f32 / 64.0).collect();
+            let rows = Tensor::from_vec(rows, (2, *n_in), self.model.device())?;
+            let outputs = linear.forward(&rows)?.flatten_all()?.to_vec1::<f32>()?;
+            hasher.update(name.as_bytes());
+            hasher.update(&Digest::of_f32(&outputs).0);
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Whether a gradient store holds a gradient of a frozen tensor.
+    pub fn appears_in(&self, store: &GradStore) -> bool {
+        store.get_ids().any(|id| self.ids.contains(id))
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    tensors: Vec<(String, Tensor)>,
+    linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
+    ids: Vec<TensorId>,
+    n_values: usize,
+}
+
+/// Passes parameters on and remembers them.
+struct Remember<'a> {
+    inner: &'a dyn Parameters,
+    seen: Mutex<Seen>,
+}
+
+impl Parameters for Remember<'_> {
+    fn device(&self) -> &Device {
+        self.inner.device()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        let tensor = self.inner.tensor(name, shape)?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ids.push(tensor.id());
+        seen.n_values += tensor.elem_count();
+        seen.tensors.push((name.into(), tensor.clone()));
+        Ok(tensor)
+    }
+
+    fn linear(
+        &self,
+        name: &str,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Weight, ParameterError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ids.push(weight.id());
+        seen.ids.extend(bias.as_ref().map(Tensor::id));
+        // The map has its own copy. Keeping the tensor too would double the base.
+        let own = [format!("{name}.weight"), format!("{name}.bias")];
+        seen.tensors.retain(|(name, _)| !own.contains(name));
+        let n_in = weight.elem_count() / weight.dims().first().copied().unwrap_or(1).max(1);
+        let made = self.inner.linear(name, weight, bias)?;
+        if let Weight::Frozen(linear) = &made {
+            seen.linears.push((name.into(), linear.clone(), n_in));
+        }
+        Ok(made)
+    }
+}
