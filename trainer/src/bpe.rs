@@ -7,13 +7,14 @@
 
 use std::collections::BTreeSet;
 
+use norma::preprocess::{SpecialTokens, TextTokenizer};
 use serde_json::json;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::utils::Lowercase;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, TokenizerBuilder};
 
-use crate::phantom::tokenizer::SPECIAL;
+use crate::phantom::tokenizer::{BOS, EOS, IMAGE, PAD, SPECIAL, UNK};
 
 /// The prompt around image and question: `<s><image>question` and a line break, which says that the
 /// answer follows. The image comes first, so that what precedes a question is the same for all.
@@ -26,6 +27,15 @@ pub const CHAT_TEMPLATE: &str = "<s>\
 {%- endif -%}\
 {%- if message['role'] == 'assistant' -%}</s>{%- else -%}{{ '\\n' }}{%- endif -%}\
 {%- endfor -%}";
+
+/// The special tokens by the names that transformers has for them.
+const NAMED: [(&str, u32); 5] = [
+    ("bos_token", BOS),
+    ("eos_token", EOS),
+    ("unk_token", UNK),
+    ("pad_token", PAD),
+    ("image_token", IMAGE),
+];
 
 /// Positions that a sequence may have.
 pub const MAX_POSITIONS: usize = 256;
@@ -82,20 +92,30 @@ pub fn learn<'a>(
     Tokenizer::from_bytes(text).map_err(BpeError::Learn)
 }
 
+/// The tokenizer with its special tokens, as it is read from [`files`].
+pub fn text_tokenizer(tokenizer: Tokenizer) -> TextTokenizer {
+    let named = NAMED.map(|(name, id)| (name.to_owned(), SPECIAL[id as usize].to_owned()));
+    let special = SpecialTokens {
+        named: named.into(),
+        bos: Some(BOS),
+        eos: vec![EOS],
+        image: Some((IMAGE, SPECIAL[IMAGE as usize].to_owned())),
+    };
+    TextTokenizer::new(tokenizer, special)
+}
+
 /// File names and contents, to be written beside a checkpoint.
 pub fn files(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, String)>, BpeError> {
-    let config = json!({
+    let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "image_token": "<image>",
-        "extra_special_tokens": { "image_token": "<image>" },
+        "extra_special_tokens": { "image_token": SPECIAL[IMAGE as usize] },
         "padding_side": "left",
         "clean_up_tokenization_spaces": false,
         "model_max_length": MAX_POSITIONS,
     });
+    for (name, id) in NAMED {
+        config[name] = SPECIAL[id as usize].into();
+    }
     Ok(vec![
         (
             "tokenizer.json",
@@ -108,11 +128,10 @@ pub fn files(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, String)>, BpeEr
 
 #[cfg(test)]
 mod tests {
-    use norma::preprocess::{ChatPrompt, ContentPart, Message, PromptToken, TextTokenizer};
+    use norma::preprocess::{ChatPrompt, ContentPart, Message, PromptToken};
     use tempfile::TempDir;
 
     use super::*;
-    use crate::phantom::tokenizer::{BOS, EOS, IMAGE, PAD, UNK};
 
     const TEXTS: [&str; 4] = [
         "Is there a pleural effusion?",
@@ -185,7 +204,7 @@ mod tests {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let loaded = TextTokenizer::from_folder(folder.path(), None).unwrap();
-        let loaded = loaded.with_image_token(IMAGE).unwrap();
+        assert_eq!(loaded.special(), text_tokenizer(tokenizer.clone()).special());
         let chat = ChatPrompt::from_folder(folder.path()).unwrap();
         let question = "Is there a mass?";
         let message = Message::user(vec![

@@ -3,7 +3,8 @@
 //!
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
-//! - [`phantom`]: the world that the phantom base learns. [`data`]: real sets, as they lie on disk.
+//! - [`phantom`]: the world that the phantom base learns.
+//! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 
 pub mod adapter;
 pub mod augment;
@@ -18,11 +19,13 @@ pub mod frozen;
 pub mod learner;
 pub mod lesson;
 pub mod optimizer;
+pub mod order;
 pub mod phantom;
 pub mod phantom_base;
 pub mod pictures;
 pub mod pretrain;
 pub mod recipe;
+pub mod records;
 pub mod tune;
 pub mod variables;
 

@@ -7,9 +7,6 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use norma::model::MedVlm;
 use norma_adapters::{Part, Scope};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Packed, pack};
@@ -17,6 +14,7 @@ use crate::frozen::FrozenBase;
 use crate::learner::{Shards, answer_loss};
 use crate::lesson::{Lesson, pixels};
 use crate::optimizer::{AdamConfig, AdamW, Group, Schedule, clip};
+use crate::order::Order;
 use crate::variables::{NamedVar, NormVariables};
 
 /// How the values are found.
@@ -252,26 +250,4 @@ pub fn tune(
     let moved = row.iter().zip(&base.row).filter(|(now, before)| now != before).count();
     ensure!(moved > 0, "no norm value moved");
     Ok(Tuned { row, losses, moved: (moved, tuner.n_trainable()) })
-}
-
-/// Lessons in an order that is shuffled anew every time all have been seen.
-struct Order {
-    rng: ChaCha8Rng,
-    order: Vec<usize>,
-    next: usize,
-}
-
-impl Order {
-    fn new(count: usize, seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), order: (0..count).collect(), next: count }
-    }
-
-    fn next(&mut self) -> usize {
-        if self.next == self.order.len() {
-            self.order.shuffle(&mut self.rng);
-            self.next = 0;
-        }
-        self.next += 1;
-        self.order[self.next - 1]
-    }
 }
