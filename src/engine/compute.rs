@@ -92,7 +92,7 @@ impl Compute {
     /// slots. All at once; if that gives an error, each alone, so that only the culprit fails. After a
     /// panic the outcomes may be fewer than the sequences; those left out may be tried again.
     pub fn encode(&self, sequences: &[(&Sequence, u32)]) -> Computed<Tensor> {
-        each_alone_on_error(sequences, |sequences| {
+        each_alone_on_error(sequences, &|sequences| {
             let pixels: Vec<&Tensor> = sequences
                 .iter()
                 .flat_map(|(sequence, _)| &sequence.request.images)
@@ -125,7 +125,7 @@ impl Compute {
     /// may have left the cache locked or half written, so it counts as lost; work that was not reached
     /// after that has no outcome, so the outcomes may be fewer than the works.
     pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
-        let mut computed = each_alone_on_error(works, |works| self.logits(works));
+        let mut computed = each_alone_on_error(works, &|works| self.logits(works));
         computed.cache_lost = computed.panics > 0;
         computed
     }
@@ -161,7 +161,7 @@ impl Compute {
 /// ends the runs: the items after it have no outcome.
 fn each_alone_on_error<I: Copy, T>(
     items: &[I],
-    run: impl Fn(&[I]) -> Result<Vec<T>>,
+    run: &dyn Fn(&[I]) -> Result<Vec<T>>,
 ) -> Computed<T> {
     let mut computed = Computed {
         outcomes: Vec::new(),
@@ -182,7 +182,7 @@ fn each_alone_on_error<I: Copy, T>(
         Err(Fault::Error(message)) => {
             tracing::warn!(%message, sequences = items.len(), "a step failed; each is tried alone");
             for item in items {
-                let alone = each_alone_on_error(std::slice::from_ref(item), &run);
+                let alone = each_alone_on_error(std::slice::from_ref(item), run);
                 computed.panics += alone.panics;
                 computed.outcomes.extend(alone.outcomes);
                 if alone.panics > 0 {

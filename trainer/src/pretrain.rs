@@ -38,8 +38,8 @@ pub struct PretrainRecipe {
     pub seed: u64,
     /// The model's sizes.
     pub sizes: Sizes,
-    /// Films a step.
-    pub films: usize,
+    /// Films a step of the warm-up, and of the joint phase.
+    pub films: (usize, usize),
     /// Shards that a step's films are dealt to.
     pub shards: usize,
     /// Turns a film.
@@ -166,7 +166,7 @@ struct Shard {
 
 /// Trains the phantom base by a recipe.
 pub fn pretrain(recipe: &PretrainRecipe, report: impl FnMut(&Progress)) -> Result<Pretrained> {
-    let films = Films { teacher: Teacher::new()?, recipe: recipe.clone(), step: 0 };
+    let films = Films { teacher: Teacher::new()?, recipe: recipe.clone(), step: 0, seen: 0 };
     learn(config(&recipe.sizes), &recipe.plan(), films, report)
 }
 
@@ -317,19 +317,23 @@ struct Films {
     teacher: Teacher,
     recipe: PretrainRecipe,
     step: usize,
+    /// Films of the steps before.
+    seen: u64,
 }
 
 impl Curriculum for Films {
     fn next_step(&mut self) -> Result<Vec<Taught>> {
-        let Self { teacher, recipe, step } = self;
-        let first = *step * recipe.films;
+        let Self { teacher, recipe, step, seen } = self;
+        let (warm_up, joint) = recipe.films;
+        let films = if *step < recipe.warm_up.steps { warm_up } else { joint };
+        let indices = *seen..*seen + films as u64;
         *step += 1;
-        let one = |film: usize| {
-            let index = (first + film) as u64;
+        *seen = indices.end;
+        let one = |index: u64| {
             let seed = image_seed(Task::Pretrain, Split::Train, recipe.seed, index)?;
             let example = Example::of_image(Task::Pretrain, seed, &recipe.mix);
             Ok(Taught { lesson: teacher.lesson(&example)?, labels: Some(example.labels()) })
         };
-        (0..recipe.films).map(one).collect()
+        indices.map(one).collect()
     }
 }

@@ -72,24 +72,29 @@ fn gradients(kernels: Kernels, separate: bool, shards: usize) -> (f64, Gradients
     (loss, gradients, all.into_iter().map(|variable| variable.name).collect())
 }
 
-/// The distance of two gradients as a share of the larger one's length.
-fn distance(one: &[f32], other: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let wide = |x: &f32| f64::from(*x);
-    let difference = norm(&mut one.iter().zip(other).map(|(a, b)| wide(a) - wide(b)));
-    let length = norm(&mut one.iter().map(wide)).max(norm(&mut other.iter().map(wide)));
-    difference / length.max(1e-12)
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
 /// Compares loss and every gradient, relative, with the bound that the design asks for.
 fn check(one: &(f64, Gradients, Vec<String>), other: &(f64, Gradients, Vec<String>)) {
     assert!((one.0 - other.0).abs() <= 1e-5 * one.0.abs(), "losses {} {}", one.0, other.0);
     assert_eq!(one.2, other.2);
+    let whole = length(one.1.iter().flatten().flatten().map(|x| f64::from(*x)));
     for ((a, b), name) in one.1.iter().zip(&other.1).zip(&one.2) {
-        let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
-        assert!(a.iter().any(|value| *value != 0.0), "`{name}` has no gradient");
-        let distance = distance(a, b);
-        assert!(distance <= 1e-5, "`{name}` differs by {distance}");
+        let wide = |gradient: &Option<Vec<f32>>| -> Vec<f64> {
+            gradient.as_ref().unwrap().iter().map(|x| f64::from(*x)).collect()
+        };
+        let (a, b) = (wide(a), wide(b));
+        let distance = length(a.iter().zip(&b).map(|(a, b)| a - b));
+        let longer = length(a.into_iter()).max(length(b.into_iter()));
+        if name.ends_with("k_proj.bias") {
+            // The softmax takes away what all keys share: this gradient is 0 but for rounding.
+            assert!(longer <= 1e-6 * whole, "`{name}` has a gradient of {longer} of {whole}");
+            continue;
+        }
+        assert!(longer > 1e-6 * whole, "`{name}` has no gradient");
+        assert!(distance <= 1e-5 * longer, "`{name}` differs by {distance} of {longer}");
     }
 }
 

@@ -1,0 +1,219 @@
+//! What the subcommands do: read files, call the library, write files, print what was measured.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use norma::base::{Base, OpenOptions};
+use norma::model::MedVlm;
+use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
+use norma_adapters::format;
+use norma_trainer::adapter::{self, Card, Surroundings};
+use norma_trainer::eval::evaluate;
+use norma_trainer::folder::{self, Beside};
+use norma_trainer::frozen::FrozenBase;
+use norma_trainer::lesson::Teacher;
+use norma_trainer::phantom::metrics::Summary;
+use norma_trainer::phantom::score::Score;
+use norma_trainer::phantom::{Example, Split, Task, dataset};
+use norma_trainer::pretrain::PretrainRecipe;
+use norma_trainer::recipe::AdapterRecipe;
+use norma_trainer::tune::Event;
+use norma_trainer::variables::NormVariables;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{Eval, Export, Pretrain, Tune};
+
+/// Trains a base, writes it, reads it back and measures what was written.
+pub fn pretrain(arguments: &Pretrain) -> Result<()> {
+    let recipe: PretrainRecipe = read_json(&arguments.recipe)?;
+    let start = Instant::now();
+    let bar = bar((recipe.warm_up.steps + recipe.joint.steps) as u64);
+    let base = norma_trainer::pretrain::pretrain(&recipe, |progress| {
+        bar.set_position(progress.step as u64);
+        bar.set_message(progress.to_string());
+        if progress.step % 50 == 0 && bar.is_hidden() {
+            println!("{:>6.0} s  {:>5}  {progress}", start.elapsed().as_secs_f64(), progress.step);
+        }
+    })?;
+    bar.finish_and_clear();
+    println!("trained in {:.0} s", start.elapsed().as_secs_f64());
+    folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
+    if arguments.test > 0 {
+        let (base, _) = open(&arguments.out)?;
+        let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
+        let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
+        let teacher = Teacher::new()?;
+        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, false)?);
+    }
+    Ok(())
+}
+
+/// Tunes norms, measures before and after, writes the adapter.
+pub fn tune(arguments: &Tune) -> Result<()> {
+    let recipe: AdapterRecipe = read_json(&arguments.recipe)?;
+    let (base, around) = open(&arguments.base)?;
+    let teacher = Teacher::new()?;
+    let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
+    let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
+    let lessons = train.iter().map(|one| teacher.lesson(one)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let bar = bar(recipe.tune.schedule.steps as u64);
+    let tuned = norma_trainer::tune::tune(&base, &lessons, &recipe.tune, |event| match event {
+        Event::Start { trainable, total } => {
+            let share = 100.0 * trainable as f64 / total as f64;
+            println!("trainable values: {trainable} of {total} ({share:.3} %)");
+        }
+        Event::Step { done, loss } => {
+            bar.set_position(done as u64);
+            bar.set_message(format!("loss {loss:.4}"));
+        }
+    })?;
+    bar.finish_and_clear();
+    let seconds = start.elapsed().as_secs_f64();
+    let (moved, trained) = tuned.moved;
+    println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
+    let measure = |row: &[f32]| -> Result<Summary> {
+        let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
+        evaluate(&base.model, norms.bank(), &teacher, &test, recipe.task != Task::Pretrain)
+    };
+    let (before, after) = (measure(&base.row)?, measure(&tuned.row)?);
+    println!("before");
+    print_summary(&before);
+    println!("after");
+    print_summary(&after);
+    let card = Card {
+        task: recipe.manifest_task(),
+        scope: recipe.tune.scope,
+        recipe: serde_json::to_value(&recipe)?,
+        data_digest: Some(dataset::digest(&train)?.parse()?),
+        metrics: json!({
+            "set": "phantom films, test split",
+            "films": test.len(),
+            "before": before,
+            "after": after,
+        }),
+        licence: Some("Apache-2.0".into()),
+    };
+    let bytes = adapter::write(&base, &around, tuned.row, card)?;
+    write(&arguments.out, &bytes)?;
+    println!("{} ({} bytes)", arguments.out.display(), bytes.len());
+    Ok(())
+}
+
+/// Measures a base, with an adapter or without.
+pub fn eval(arguments: &Eval) -> Result<()> {
+    let (base, _) = open(&arguments.base)?;
+    let row = match &arguments.adapter {
+        None => base.row.clone(),
+        Some(path) => {
+            let bytes =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let table = base.model.sites();
+            let adapter = format::read(&bytes, table, &base.row, &base.digest)
+                .with_context(|| format!("{} does not fit the base", path.display()))?;
+            adapter.values.row().to_vec()
+        }
+    };
+    let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
+    let examples = examples(arguments.task, arguments.split, arguments.seed, arguments.count)?;
+    let fixed_code = arguments.task != Task::Pretrain;
+    let teacher = Teacher::new()?;
+    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, fixed_code)?);
+    Ok(())
+}
+
+/// Writes films and their truth.
+pub fn export(arguments: &Export) -> Result<()> {
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("cannot make the folder {}", arguments.out.display()))?;
+    let mut truth = Vec::new();
+    for (task, scanner) in
+        [(Task::Pretrain, "film"), (Task::Inverted, "inverted"), (Task::LowDose, "low-dose")]
+    {
+        for (index, example) in
+            examples(task, Split::Test, arguments.seed, arguments.count)?.iter().enumerate()
+        {
+            let name = format!("{scanner}-{}.png", index + 1);
+            let path = arguments.out.join(&name);
+            example
+                .film()
+                .to_grey()
+                .save(&path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            truth.push(json!({
+                "file": name,
+                "image_seed": example.image,
+                "shift": example.shift,
+                "findings": example.scene().findings,
+                "urgent": example.scene().is_urgent(),
+            }));
+        }
+    }
+    let text = serde_json::to_string_pretty(&Value::Array(truth))?;
+    write(&arguments.out.join("truth.json"), format!("{text}\n").as_bytes())
+}
+
+pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
+    let opened = Base::open(folder, &OpenOptions::default())
+        .with_context(|| format!("cannot open the base {}", folder.display()))?;
+    let around = Surroundings {
+        preprocess: ClipPreprocess::from_folder(folder)?,
+        chat: ChatPrompt::from_folder(folder)?,
+        tokenizer: TextTokenizer::from_folder(folder, None)?,
+    };
+    let row = opened.row()?;
+    let base = FrozenBase::new(opened.config(), opened.checkpoint(), row, opened.digest())?;
+    Ok((base, around))
+}
+
+fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {
+    Ok(dataset::examples(task, split, seed, count).collect::<Result<_, _>>()?)
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is no recipe", path.display()))
+}
+
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub(crate) fn bar(steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta} {msg}")
+        .expect("the template is well-formed");
+    ProgressBar::new(steps).with_style(style)
+}
+
+fn print_summary(summary: &Summary) {
+    let line = |name: &str, score: &Score| {
+        println!(
+            "  {name:<16} {:>5.1} %  [{:.1}, {:.1}]  n = {}",
+            100.0 * score.value,
+            100.0 * score.low,
+            100.0 * score.high,
+            score.n
+        );
+    };
+    for (name, score) in [("closed", &summary.closed), ("open", &summary.open)] {
+        if let Some(score) = score {
+            line(name, score);
+        }
+    }
+    for (kind, score) in &summary.by_kind {
+        let name = serde_json::to_value(kind).ok();
+        let name = name.as_ref().and_then(Value::as_str).unwrap_or("?");
+        let prior = summary.priors.get(kind).map_or(0.0, |prior| prior.score.value);
+        line(name, score);
+        println!("{:>24.1} %  prior", 100.0 * prior);
+    }
+    if let Some(reports) = &summary.reports {
+        line("report exact", &reports.exact);
+        line("report form", &reports.form);
+        line("finding F1 kind", &reports.f1_kind);
+        line("finding F1 full", &reports.f1_full);
+    }
+}
