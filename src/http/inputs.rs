@@ -85,10 +85,10 @@ impl Inputs {
                 } else {
                     PadToSquare::None
                 };
-                let prompt = if *mistral {
-                    ChatPrompt::llava_med()
-                } else {
-                    ChatPrompt::from_folder(folder)?
+                // A template that somebody put beside the weights is meant to be used.
+                let prompt = match ChatPrompt::from_folder(folder) {
+                    Err(PromptError::NoTemplate { .. }) if *mistral => ChatPrompt::llava_med(),
+                    other => other?,
                 };
                 (clip.with_pad(pad), tokenizer, prompt)
             }

@@ -18,6 +18,7 @@ use crate::base::{Base, BaseError};
 use crate::engine::{
     Answer, Engine, EngineConfig, EngineError, EngineHandle, Request, RequestAdapter, Sampling,
 };
+use crate::model::MedVlm;
 use crate::preprocess::{ImageLimits, Message};
 
 /// What an operator may limit.
@@ -186,11 +187,19 @@ impl MadeBy {
 impl Service {
     /// Loads the base and opens the data folder. Blocks, for as long as that takes.
     pub fn open(base: &Base, options: &ServiceOptions) -> Result<Self, ServiceError> {
+        Self::with_model(base, base.load_boxed()?, options)
+    }
+
+    /// The same around a model that is loaded already.
+    pub fn with_model(
+        base: &Base,
+        model: Box<dyn MedVlm>,
+        options: &ServiceOptions,
+    ) -> Result<Self, ServiceError> {
         let limits = options.limits;
         let inputs = Inputs::open(base, options.files, limits.image)?;
         let registry = Registry::open(options.data_dir, base.digest(), limits.max_upload_bytes)?;
         let row = base.row()?;
-        let model = base.load_boxed()?;
         let tokenizer = Arc::clone(inputs.tokenizer());
         let engine = Engine::start(model, row.clone(), tokenizer, limits.engine)?;
         Ok(Self {

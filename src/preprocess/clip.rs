@@ -2,23 +2,16 @@
 //! The values of a `preprocessor_config.json` and an RGB picture enter, a pixel tensor leaves. It must
 //! not know the model that takes the tensor.
 
-use std::fs;
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
 use image::{DynamicImage, Rgb, RgbImage, imageops};
 use mistralrs_vision::{ApplyTransforms, Normalize, Rescale, ToTensorNoNorm, Transforms};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::decode::View;
 use super::resize::{self, Window};
 
-const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-const BICUBIC: u64 = 3;
-/// No tower takes pictures larger than this; a larger number in a file is a mistake.
-const MAX_SIDE: u64 = 4096;
+pub(super) const MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+pub(super) const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Why a preprocessing configuration cannot be used, or a picture not be processed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +47,7 @@ pub enum PreprocessError {
 /// Whether a picture is first pasted on a square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PadToSquare {
+    /// The picture is taken as it is.
     None,
     /// A square of the mean's colour, `int(255 * mean)` a channel, the picture at `(side - length)
     /// // 2`; for a file of 8-bit grey the channels' mean in every channel.
@@ -61,7 +55,7 @@ pub enum PadToSquare {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Resize {
+pub(super) enum Resize {
     None,
     /// The shorter edge becomes this long.
     ShortestEdge(u32),
@@ -69,13 +63,13 @@ enum Resize {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Size {
-    height: u32,
-    width: u32,
+pub(super) struct Size {
+    pub height: u32,
+    pub width: u32,
 }
 
 impl Size {
-    const fn square(side: u32) -> Self {
+    pub const fn square(side: u32) -> Self {
         Self {
             height: side,
             width: side,
@@ -86,11 +80,11 @@ impl Size {
 /// One base's way from a picture to pixels: `[3, S, S]`, S = [`image_size`](Self::image_size).
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipPreprocess {
-    pad: PadToSquare,
-    resize: Resize,
-    crop: Option<Size>,
-    rescale: Option<f64>,
-    normalize: Option<([f64; 3], [f64; 3])>,
+    pub(super) pad: PadToSquare,
+    pub(super) resize: Resize,
+    pub(super) crop: Option<Size>,
+    pub(super) rescale: Option<f64>,
+    pub(super) normalize: Option<([f64; 3], [f64; 3])>,
 }
 
 impl ClipPreprocess {
@@ -114,75 +108,6 @@ impl ClipPreprocess {
         }
     }
 
-    /// Reads a base's folder: `image_processor` of `processor_config.json`, else
-    /// `preprocessor_config.json`, as transformers does.
-    pub fn from_folder(folder: &Path) -> Result<Self, PreprocessError> {
-        if let Some(nested) = read_json(&folder.join("processor_config.json"))?
-            .and_then(|config| config.get("image_processor").cloned())
-        {
-            return Self::from_json(&nested);
-        }
-        match read_json(&folder.join("preprocessor_config.json"))? {
-            Some(config) => Self::from_json(&config),
-            None => Err(PreprocessError::NoConfig {
-                folder: folder.display().to_string(),
-            }),
-        }
-    }
-
-    /// Reads the values of an image processor's configuration, nested under `image_processor` or
-    /// not. A value left out has CLIP's default. `do_convert_rgb` is taken as true, since every
-    /// picture is RGB here.
-    pub fn from_json(config: &Value) -> Result<Self, PreprocessError> {
-        let config = config.get("image_processor").unwrap_or(config);
-        let resample = &config["resample"];
-        if !resample.is_null() && resample.as_u64() != Some(BICUBIC) {
-            return Err(field("resample", resample, "3 (bicubic)"));
-        }
-        let crop = flag(config, "do_center_crop", true)?
-            .then(|| size_of(config, "crop_size"))
-            .transpose()?;
-        let resize = if flag(config, "do_resize", true)? {
-            resize_of(config)?
-        } else {
-            Resize::None
-        };
-        // LLaVA's own processor pads to a square before resizing. CLIP's pads a batch to its
-        // largest picture after cropping, which does nothing to pictures of one size.
-        let llava = ["image_processor_type", "feature_extractor_type"]
-            .iter()
-            .any(|key| {
-                config[*key]
-                    .as_str()
-                    .is_some_and(|name| name.starts_with("Llava"))
-            });
-        let pad = if llava && flag(config, "do_pad", false)? {
-            PadToSquare::MeanColour
-        } else {
-            PadToSquare::None
-        };
-        let rescale = flag(config, "do_rescale", true)?
-            .then(|| number(config, "rescale_factor", 1.0 / 255.0))
-            .transpose()?;
-        let normalize = if flag(config, "do_normalize", true)? {
-            Some((
-                triple(config, "image_mean", MEAN)?,
-                triple(config, "image_std", STD)?,
-            ))
-        } else {
-            None
-        };
-        let this = Self {
-            pad,
-            resize,
-            crop,
-            rescale,
-            normalize,
-        };
-        this.check_output()?;
-        Ok(this)
-    }
-
     /// The same with a square made first, or not.
     #[must_use]
     pub fn with_pad(mut self, pad: PadToSquare) -> Self {
@@ -190,6 +115,7 @@ impl ClipPreprocess {
         self
     }
 
+    /// Whether a square is made first.
     pub fn pad(&self) -> PadToSquare {
         self.pad
     }
@@ -259,20 +185,6 @@ impl ClipPreprocess {
         hash.finalize().into()
     }
 
-    fn check_output(&self) -> Result<(), PreprocessError> {
-        let square = self.crop.is_some()
-            || matches!(self.resize, Resize::Exact(_))
-            || (self.pad == PadToSquare::MeanColour && self.resize != Resize::None);
-        if square {
-            return Ok(());
-        }
-        Err(PreprocessError::Field {
-            field: "do_center_crop",
-            got: "false".into(),
-            want: "true, unless `size` has `height` and `width`",
-        })
-    }
-
     fn padded(&self, view: View) -> Option<RgbImage> {
         let (width, height) = view.rgb.dimensions();
         if self.pad == PadToSquare::None || width == height {
@@ -323,101 +235,83 @@ impl ClipPreprocess {
     }
 }
 
-fn read_json(path: &Path) -> Result<Option<Value>, PreprocessError> {
-    let shown = || path.display().to_string();
-    match fs::read(path) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|source| PreprocessError::Json {
-                    path: shown(),
-                    source,
-                })
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(config: &Value) -> ClipPreprocess {
+        ClipPreprocess::from_json(config).unwrap()
+    }
+
+    #[test]
+    fn every_value_that_changes_pixels_changes_the_digest() {
+        let configs = [
+            json!({}),
+            json!({"size": 225}),
+            json!({"size": {"height": 224, "width": 224}}),
+            json!({"crop_size": 225}),
+            json!({"do_resize": false}),
+            json!({"do_center_crop": false, "size": {"height": 224, "width": 224}}),
+            json!({"do_rescale": false}),
+            json!({"rescale_factor": 0.5}),
+            json!({"do_normalize": false}),
+            json!({"image_mean": [0.5, 0.5, 0.5]}),
+            json!({"image_std": [0.5, 0.5, 0.5]}),
+            json!({"image_processor_type": "LlavaImageProcessor", "do_pad": true}),
+        ];
+        let digests: Vec<_> = configs.iter().map(|c| parsed(c).digest()).collect();
+        for (i, digest) in digests.iter().enumerate() {
+            assert_eq!(
+                digests.iter().position(|d| d == digest),
+                Some(i),
+                "{}",
+                configs[i]
+            );
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(PreprocessError::Read {
-            path: shown(),
-            source,
-        }),
+        assert_eq!(
+            parsed(&json!({"do_convert_rgb": false})).digest(),
+            digests[0]
+        );
     }
-}
 
-fn field(field: &'static str, got: &Value, want: &'static str) -> PreprocessError {
-    PreprocessError::Field {
-        field,
-        got: got.to_string(),
-        want,
+    #[test]
+    fn the_margin_of_a_square_has_the_mean_colour() {
+        let clip = ClipPreprocess::clip(6).with_pad(PadToSquare::MeanColour);
+        let wide = RgbImage::from_pixel(6, 3, Rgb([200; 3]));
+        let square = clip.resize_crop(&wide);
+        let rows: Vec<_> = (0..6).map(|y| square.get_pixel(0, y).0).collect();
+        let margin = [122, 116, 104];
+        assert_eq!(rows, [margin, [200; 3], [200; 3], [200; 3], margin, margin]);
+        let grey = clip.resize_crop(View {
+            rgb: &wide,
+            grey: true,
+        });
+        assert_eq!(grey.get_pixel(0, 0).0, [114; 3]);
     }
-}
 
-fn flag(config: &Value, key: &'static str, default: bool) -> Result<bool, PreprocessError> {
-    match &config[key] {
-        Value::Null => Ok(default),
-        Value::Bool(value) => Ok(*value),
-        other => Err(field(key, other, "true or false")),
-    }
-}
-
-fn number(config: &Value, key: &'static str, default: f64) -> Result<f64, PreprocessError> {
-    match &config[key] {
-        Value::Null => Ok(default),
-        value => value.as_f64().ok_or_else(|| field(key, value, "a number")),
-    }
-}
-
-fn triple(
-    config: &Value,
-    key: &'static str,
-    default: [f64; 3],
-) -> Result<[f64; 3], PreprocessError> {
-    let value = &config[key];
-    let parsed = match value {
-        Value::Null => return Ok(default),
-        Value::Number(one) => one.as_f64().map(|one| [one; 3]),
-        Value::Array(all) => {
-            let all: Option<Vec<f64>> = all.iter().map(Value::as_f64).collect();
-            all.and_then(|all| all.try_into().ok())
+    /// `CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 11, "width": 14})` of
+    /// transformers 5.23.0 on 7 by 5 pixels: the picture stands in rows 2 to 9, columns 2 to 12.
+    #[test]
+    fn a_crop_larger_than_the_picture_is_black_around_it() {
+        let clip = parsed(&json!({"size": 8, "crop_size": {"height": 11, "width": 14}}));
+        let out = clip.resize_crop(&RgbImage::from_pixel(7, 5, Rgb([200; 3])));
+        for (x, y, pixel) in out.enumerate_pixels() {
+            let inside = (2..13).contains(&x) && (2..10).contains(&y);
+            assert_eq!(pixel.0, [if inside { 200 } else { 0 }; 3], "{x} {y}");
         }
-        _ => None,
-    };
-    let usable = parsed.filter(|all| key != "image_std" || all.iter().all(|&v| v != 0.0));
-    usable.ok_or_else(|| field(key, value, "three numbers, for `image_std` none of them 0"))
-}
-
-/// Height and width, given as an object or as one number for both.
-fn size_of(config: &Value, key: &'static str) -> Result<Size, PreprocessError> {
-    let value = &config[key];
-    match value {
-        Value::Null => Ok(Size::square(224)),
-        Value::Object(map) => Ok(Size {
-            height: side(key, value, map.get("height"))?,
-            width: side(key, value, map.get("width"))?,
-        }),
-        one => side(key, value, Some(one)).map(Size::square),
     }
-}
 
-fn side(key: &'static str, whole: &Value, one: Option<&Value>) -> Result<u32, PreprocessError> {
-    match one.and_then(Value::as_u64) {
-        Some(side @ 1..=MAX_SIDE) => Ok(side as u32),
-        _ => Err(field(key, whole, "side lengths from 1 to 4096")),
-    }
-}
-
-fn resize_of(config: &Value) -> Result<Resize, PreprocessError> {
-    let size = &config["size"];
-    let given = |key: &str| size.get(key).filter(|value| !value.is_null());
-    match size {
-        Value::Null => Ok(Resize::ShortestEdge(224)),
-        Value::Object(_) if given("longest_edge").is_some() => Err(field(
-            "size",
-            size,
-            "`shortest_edge` alone, or `height` and `width`",
-        )),
-        Value::Object(_) if given("shortest_edge").is_some() => {
-            side("size", size, given("shortest_edge")).map(Resize::ShortestEdge)
-        }
-        Value::Object(_) => size_of(config, "size").map(Resize::Exact),
-        one => side("size", size, Some(one)).map(Resize::ShortestEdge),
+    #[test]
+    fn steps_switched_off_are_left_out() {
+        let raw = parsed(
+            &json!({"do_resize": false, "crop_size": 2, "do_rescale": false, "do_normalize": false}),
+        );
+        let picture = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8, y as u8, 7]));
+        let tensor = raw.pixels(&picture).unwrap();
+        assert_eq!(tensor.dims(), [3, 2, 2]);
+        let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(values, [0., 1., 0., 1., 0., 0., 1., 1., 7., 7., 7., 7.]);
     }
 }

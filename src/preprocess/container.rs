@@ -247,3 +247,35 @@ fn jpeg_frame(marker: u8, segment: &[u8]) -> Result<Header, ImageError> {
         grey8: components == 1,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(bytes: &[u8]) -> String {
+        read(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn other_formats_are_named() {
+        let mut dicom = vec![0; 128];
+        dicom.extend(b"DICM");
+        let cases: [(&[u8], &str); 8] = [
+            (b"GIF89a..", "a GIF"),
+            (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP"),
+            (b"BM\0\0", "a BMP"),
+            (b"II*\0....", "a TIFF"),
+            (&dicom, "a DICOM file"),
+            (b"\0\0\0\x1cftypavif", "a HEIF, AVIF or MP4"),
+            (b"\x89PN", "the first bytes of a cut file"),
+            (b"hello", "unknown data"),
+        ];
+        for (bytes, seems) in cases {
+            assert_eq!(
+                error(bytes),
+                format!("the image must be PNG or JPEG, this seems to be {seems}")
+            );
+        }
+        assert_eq!(error(b""), "the image is empty");
+    }
+}

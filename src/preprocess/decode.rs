@@ -83,6 +83,7 @@ impl Picture {
         self.grey
     }
 
+    /// The pixels, without the memory of the file.
     pub fn into_rgb(self) -> RgbImage {
         self.rgb
     }
@@ -99,7 +100,9 @@ impl Deref for Picture {
 /// A borrowed picture: of a [`Picture`], or of an RGB image that never was a file.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
+    /// The pixels.
     pub rgb: &'a RgbImage,
+    /// Whether the file held 8-bit grey.
     pub grey: bool,
 }
 
@@ -216,4 +219,173 @@ fn into_rgb(picture: DynamicImage, format: ImageFormat) -> Result<RgbImage, Imag
 
 fn high(sample: u16) -> u8 {
     (sample >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ExtendedColorType, ImageEncoder, codecs};
+
+    use super::*;
+
+    const LIMITS: ImageLimits = ImageLimits {
+        max_bytes: 1 << 20,
+        max_pixels: 1 << 20,
+        max_side: 4096,
+    };
+
+    fn gradient() -> RgbImage {
+        RgbImage::from_fn(23, 17, |x, y| {
+            image::Rgb([(x * 11) as u8, (y * 15) as u8, 90])
+        })
+    }
+
+    fn png() -> Vec<u8> {
+        let mut out = Vec::new();
+        let encoder = codecs::png::PngEncoder::new(&mut out);
+        encoder
+            .write_image(&gradient(), 23, 17, ExtendedColorType::Rgb8)
+            .unwrap();
+        out
+    }
+
+    fn jpeg() -> Vec<u8> {
+        let mut out = Vec::new();
+        let encoder = codecs::jpeg::JpegEncoder::new_with_quality(&mut out, 95);
+        encoder
+            .write_image(&gradient(), 23, 17, ExtendedColorType::Rgb8)
+            .unwrap();
+        out
+    }
+
+    /// The PNG with another width and height; its checksum is of no interest before the pixels.
+    fn png_of_size(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = png();
+        bytes[16..20].copy_from_slice(&width.to_be_bytes());
+        bytes[20..24].copy_from_slice(&height.to_be_bytes());
+        bytes
+    }
+
+    fn jpeg_of_size(width: u16, height: u16) -> Vec<u8> {
+        let mut bytes = jpeg();
+        let frame = bytes.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+        bytes[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
+        bytes[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
+        bytes
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        decode(bytes, &LIMITS).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn png_keeps_every_pixel_and_jpeg_nearly() {
+        let png = decode(&png(), &LIMITS).unwrap();
+        assert!(!png.is_grey());
+        assert_eq!(*png, gradient());
+        let jpeg = decode(&jpeg(), &LIMITS).unwrap();
+        let far = jpeg
+            .iter()
+            .zip(gradient().iter())
+            .map(|(a, b)| a.abs_diff(*b))
+            .max();
+        assert!(far.unwrap() < 24, "{far:?}");
+    }
+
+    #[test]
+    fn a_cut_file_is_refused_at_every_length() {
+        for (file, format) in [(png(), ImageFormat::Png), (jpeg(), ImageFormat::Jpeg)] {
+            for length in 0..file.len() {
+                let error = decode(&file[..length], &LIMITS).unwrap_err();
+                if length >= 8 {
+                    assert_eq!(error, ImageError::Truncated { format }, "{length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_never_panics_or_exceeds_the_limits() {
+        for file in [png(), jpeg()] {
+            for at in 0..file.len() {
+                for change in [0x01, 0x80, 0xFF] {
+                    let mut changed = file.clone();
+                    changed[at] ^= change;
+                    match decode(&changed, &LIMITS) {
+                        Ok(picture) => {
+                            let pixels = u64::from(picture.width()) * u64::from(picture.height());
+                            assert!(pixels <= LIMITS.max_pixels);
+                        }
+                        Err(ImageError::Corrupt { reason, .. }) => {
+                            assert_ne!(reason, "the decoder gave up", "byte {at} ^ {change}");
+                        }
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_judged_by_the_header() {
+        assert_eq!(
+            error(&png_of_size(100_000, 100_000)),
+            "the image is 100000x100000, a side may have at most 4096 pixels"
+        );
+        assert_eq!(
+            error(&png_of_size(4096, 4096)),
+            "the image is 4096x4096, at most 1048576 pixels are allowed"
+        );
+        assert_eq!(
+            error(&png_of_size(0, 5)),
+            "the image is 0x5: it has no pixels"
+        );
+        assert_eq!(
+            error(&jpeg_of_size(65_535, 65_535)),
+            "the image is 65535x65535, a side may have at most 4096 pixels"
+        );
+        assert_eq!(
+            error(&jpeg_of_size(5, 0)),
+            "the image is 5x0: it has no pixels"
+        );
+        let limits = ImageLimits {
+            max_bytes: 10,
+            ..LIMITS
+        };
+        assert!(matches!(
+            decode(&png(), &limits),
+            Err(ImageError::TooManyBytes { limit: 10, .. })
+        ));
+    }
+
+    #[test]
+    fn codings_that_no_decoder_here_knows_are_named() {
+        let mut lossless = jpeg();
+        let frame = lossless.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+        lossless[frame + 1] = 0xC3;
+        assert_eq!(
+            error(&lossless),
+            "this JPEG uses lossless coding, which is not supported"
+        );
+        let mut deep = jpeg();
+        deep[frame + 4] = 12;
+        assert_eq!(
+            error(&deep),
+            "this JPEG uses a sample precision other than 8 bits, which is not supported"
+        );
+    }
+
+    #[test]
+    fn a_jpeg_of_endless_scans_is_refused_before_decoding() {
+        let file = jpeg();
+        let scan = file.windows(2).position(|w| w == [0xFF, 0xDA]).unwrap();
+        let mut many = file[..scan].to_vec();
+        for _ in 0..200 {
+            many.extend(&file[scan..file.len() - 2]);
+        }
+        many.extend([0xFF, 0xD9]);
+        assert_eq!(
+            error(&many),
+            "the JPEG is corrupt: more scans than any encoder writes"
+        );
+    }
 }

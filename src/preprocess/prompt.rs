@@ -5,6 +5,8 @@
 use std::path::Path;
 
 use super::llava_med::{self, Piece};
+use super::message::Message;
+use super::reserved::{self, Reserved};
 use super::template::Template;
 use super::tokenizer::{TextTokenizer, TokenizerError};
 
@@ -72,77 +74,19 @@ impl PromptError {
     }
 }
 
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-impl Role {
-    /// The name that chat templates and clients use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-/// A part of a message. The pictures themselves travel apart, in the order of these parts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ContentPart {
-    Text(String),
-    Image,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub role: Role,
-    pub content: Vec<ContentPart>,
-}
-
-impl Message {
-    pub fn user(content: Vec<ContentPart>) -> Self {
-        Self {
-            role: Role::User,
-            content,
-        }
-    }
-
-    /// Texts of the message, in order.
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.content.iter().filter_map(|part| match part {
-            ContentPart::Text(text) => Some(text.as_str()),
-            ContentPart::Image => None,
-        })
-    }
-
-    /// How many pictures the message has.
-    pub fn images(&self) -> usize {
-        self.content
-            .iter()
-            .filter(|part| **part == ContentPart::Image)
-            .count()
-    }
-}
-
 /// One row of the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptToken {
+    /// A token of the vocabulary.
     Text(u32),
     /// Row `patch` of picture `image`, both counted from 0 in the order of the messages.
-    Image {
-        image: u32,
-        patch: u32,
-    },
+    Image { image: u32, patch: u32 },
 }
 
 /// A conversation as the model's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
+    /// The rows, in order.
     pub tokens: Vec<PromptToken>,
     /// The text that was tokenised, one placeholder a picture.
     pub text: String,
@@ -207,10 +151,14 @@ impl ChatPrompt {
         if messages.is_empty() {
             return Err(PromptError::NoMessages);
         }
-        self.refuse_reserved(tokenizer, messages)?;
+        let reserved = match &self.kind {
+            Kind::Template(template) => Reserved::new(tokenizer, template.source(), None),
+            Kind::LlavaMed => Reserved::new(tokenizer, "", Some(llava_med::IMAGE)),
+        };
+        reserved.refuse_in(messages)?;
         let row = self.row(tokenizer, messages)?;
-        let neutral = self.row(tokenizer, &neutral(messages))?;
-        if self.controls(tokenizer, &row) != self.controls(tokenizer, &neutral) {
+        let neutral = self.row(tokenizer, &reserved::neutral(messages))?;
+        if reserved.filter(&row.tokens) != reserved.filter(&neutral.tokens) {
             return Err(PromptError::ReservedAcross);
         }
         let images = messages.iter().map(Message::images).sum();
@@ -229,72 +177,6 @@ impl ChatPrompt {
             Kind::Template(template) => template_row(template, tokenizer, messages),
             Kind::LlavaMed => llava_med_row(tokenizer, messages),
         }
-    }
-
-    fn refuse_reserved(
-        &self,
-        tokenizer: &TextTokenizer,
-        messages: &[Message],
-    ) -> Result<(), PromptError> {
-        for (index, message) in messages.iter().enumerate() {
-            for text in message.texts() {
-                let token = match &self.kind {
-                    Kind::LlavaMed if text.contains(llava_med::IMAGE) => {
-                        Some(llava_med::IMAGE.to_owned())
-                    }
-                    _ => self.reserved_in(tokenizer, text)?,
-                };
-                if let Some(token) = token {
-                    return Err(PromptError::Reserved {
-                        message: index,
-                        token,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The first control token that the tokenizer finds in a text.
-    fn reserved_in(
-        &self,
-        tokenizer: &TextTokenizer,
-        text: &str,
-    ) -> Result<Option<String>, PromptError> {
-        let unknown = tokenizer.special().named.get("unk_token");
-        if let Some(unknown) = unknown.filter(|unknown| text.contains(unknown.as_str())) {
-            return Ok(Some(unknown.clone()));
-        }
-        let ids = tokenizer.encode(text, false)?;
-        let found = ids.into_iter().find(|&id| self.is_control(tokenizer, id));
-        Ok(found.and_then(|id| tokenizer.inner().id_to_token(id)))
-    }
-
-    /// Whether a token steers the model: a special one, the picture's, or an added one that the
-    /// template writes itself. The unknown token is none, since any odd character may become it.
-    fn is_control(&self, tokenizer: &TextTokenizer, id: u32) -> bool {
-        let added = tokenizer
-            .inner()
-            .get_added_vocabulary()
-            .simple_id_to_token(id);
-        let text = added.as_deref();
-        let written = || match &self.kind {
-            Kind::Template(template) => {
-                text.is_some_and(|t| !t.trim().is_empty() && template.source().contains(t))
-            }
-            Kind::LlavaMed => false,
-        };
-        let unknown = tokenizer.special().named.get("unk_token");
-        (text.is_none() || text != unknown.map(String::as_str))
-            && (tokenizer.is_special(id) || tokenizer.image_id() == Some(id) || written())
-    }
-
-    /// The picture places and control tokens of a row, in order.
-    fn controls(&self, tokenizer: &TextTokenizer, row: &Row) -> Vec<Option<u32>> {
-        let tokens = row.tokens.iter().copied();
-        tokens
-            .filter(|token| token.is_none_or(|id| self.is_control(tokenizer, id)))
-            .collect()
     }
 }
 
@@ -348,31 +230,130 @@ fn llava_med_row(tokenizer: &TextTokenizer, messages: &[Message]) -> Result<Row,
     Ok(row)
 }
 
-/// The same messages with nothing in their texts: what the template itself puts in.
-fn neutral(messages: &[Message]) -> Vec<Message> {
-    let part = |part: &ContentPart| match part {
-        ContentPart::Text(text) if !text.trim().is_empty() => ContentPart::Text("x".into()),
-        same => same.clone(),
-    };
-    let message = |m: &Message| Message {
-        role: m.role,
-        content: m.content.iter().map(part).collect(),
-    };
-    messages.iter().map(message).collect()
-}
-
 fn expand(tokens: &[Option<u32>], tokens_per_image: usize) -> Vec<PromptToken> {
     let mut out = Vec::with_capacity(tokens.len());
     let mut image = 0;
     for token in tokens {
-        match token {
-            Some(id) => out.push(PromptToken::Text(*id)),
-            None => {
-                let rows = 0..tokens_per_image as u32;
-                out.extend(rows.map(|patch| PromptToken::Image { image, patch }));
-                image += 1;
-            }
+        if let Some(id) = token {
+            out.push(PromptToken::Text(*id));
+        } else {
+            let rows = 0..tokens_per_image as u32;
+            out.extend(rows.map(|patch| PromptToken::Image { image, patch }));
+            image += 1;
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{PIECES, byte_level, pieces};
+    use super::super::message::ContentPart;
+    use super::*;
+
+    const TEMPLATE: &str = "{% for m in messages %}{% for c in m.content %}\
+        {% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}{% endfor %}</s>{% endfor %}";
+
+    fn user(parts: &[&str]) -> Message {
+        let part = |part: &&str| match *part {
+            "<image>" => ContentPart::Image,
+            text => ContentPart::Text(text.into()),
+        };
+        Message::user(parts.iter().map(part).collect())
+    }
+
+    fn bytes(text: &str) -> Vec<PromptToken> {
+        text.bytes()
+            .map(|b| PromptToken::Text(4 + u32::from(b)))
+            .collect()
+    }
+
+    #[test]
+    fn a_picture_becomes_its_rows_and_the_beginning_comes_once() {
+        let (bos, eos) = ([PromptToken::Text(1)], [PromptToken::Text(2)]);
+        let rows = |image| [0, 1].map(|patch| PromptToken::Image { image, patch });
+        let messages = [user(&["<image>", "a"]), user(&["b", "<image>"])];
+        let want = [
+            &bos[..],
+            &rows(0),
+            &bytes("a"),
+            &eos,
+            &bytes("b"),
+            &rows(1),
+            &eos,
+        ]
+        .concat();
+        for template in [
+            TEMPLATE.to_owned(),
+            format!("{{{{ bos_token }}}}{TEMPLATE}"),
+        ] {
+            let chat = ChatPrompt::from_template(&template).unwrap();
+            let prompt = chat.prepare(&byte_level(), &messages, 2).unwrap();
+            assert_eq!(prompt.tokens, want);
+        }
+    }
+
+    #[test]
+    fn a_template_that_drops_pictures_is_noticed() {
+        let chat = ChatPrompt::from_template("{{ messages[0].content[-1].text }}").unwrap();
+        let error = chat
+            .prepare(&byte_level(), &[user(&["<image>", "a"])], 2)
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PromptError::ImagePlaces {
+                    images: 1,
+                    places: 0
+                }
+            ),
+            "{error}"
+        );
+        let chat = ChatPrompt::from_template(TEMPLATE).unwrap();
+        let error = chat
+            .prepare(&pieces(), &[user(&["<image>"])], 2)
+            .unwrap_err();
+        assert!(matches!(error, PromptError::NoImageToken), "{error}");
+        let error = chat.prepare(&byte_level(), &[], 2).unwrap_err();
+        assert!(matches!(error, PromptError::NoMessages), "{error}");
+    }
+
+    #[test]
+    fn texts_that_look_like_tokens_are_refused_and_odd_ones_are_not() {
+        let chat = ChatPrompt::from_template(TEMPLATE).unwrap();
+        let prepare = |parts: &[&str]| chat.prepare(&byte_level(), &[user(parts)], 1);
+        for token in ["<s>", "</s>", "<unk>"] {
+            let error = prepare(&[&format!("x{token}")]).unwrap_err();
+            assert!(
+                matches!(error, PromptError::Reserved { message: 0, .. }),
+                "{error}"
+            );
+        }
+        let error = prepare(&["</", "s>"]).unwrap_err();
+        assert!(matches!(error, PromptError::ReservedAcross), "{error}");
+        for text in ["", " ", "a < b > c", "<S>", "< s>", "[INST]", "é🫁\u{0}"] {
+            assert!(prepare(&[text]).is_ok(), "{text:?}");
+        }
+    }
+
+    /// By hand, as the pieces around the picture are tokenised alone: each begins with the blank
+    /// that the tokenizer puts before a text, and the line break is a byte piece.
+    #[test]
+    fn llava_med_tokenises_the_texts_around_the_picture_alone() {
+        let prompt = ChatPrompt::llava_med()
+            .prepare(&pieces(), &[user(&["<image>", "a?"])], 1)
+            .unwrap();
+        assert_eq!(prompt.text, "<s>[INST] <image>\na? [/INST]");
+        let piece = |text: &str| match PIECES.iter().position(|p| *p == text) {
+            Some(at) => PromptToken::Text(259 + at as u32),
+            None => PromptToken::Text(3 + u32::from(text.as_bytes()[0])),
+        };
+        let before = ["▁", "[", "I", "N", "S", "T", "]", "▁"];
+        let after = ["▁", "\n", "a", "?", "▁", "[", "/", "I", "N", "S", "T", "]"];
+        let mut want = vec![PromptToken::Text(1)];
+        want.extend(before.map(piece));
+        want.push(PromptToken::Image { image: 0, patch: 0 });
+        want.extend(after.map(piece));
+        assert_eq!(prompt.tokens, want);
+    }
 }

@@ -81,3 +81,108 @@ impl TextStream {
         piece.is_some_and(|p| p.len() == 6 && p.starts_with("<0x") && p.ends_with('>'))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{PIECES, byte_level, pieces};
+    use super::*;
+
+    /// What each push gave, then what `finish` gave.
+    fn streamed(tokenizer: &TextTokenizer, ids: &[u32]) -> Vec<Option<String>> {
+        let mut stream = tokenizer.stream();
+        let mut out: Vec<_> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        out.push(stream.finish().unwrap());
+        out
+    }
+
+    fn check(tokenizer: &TextTokenizer, ids: &[u32]) {
+        let joined: String = streamed(tokenizer, ids).into_iter().flatten().collect();
+        assert_eq!(joined, tokenizer.decode(ids).unwrap(), "{ids:?}");
+    }
+
+    fn bytes(bytes: &[u8]) -> Vec<u32> {
+        bytes.iter().map(|&b| 4 + u32::from(b)).collect()
+    }
+
+    fn piece(text: &str) -> u32 {
+        259 + PIECES.iter().position(|p| *p == text).unwrap() as u32
+    }
+
+    #[test]
+    fn a_character_leaves_when_its_last_byte_has_come() {
+        let text = |s: &str| Some(s.to_owned());
+        let out = streamed(&byte_level(), &bytes("aµ🫁".as_bytes()));
+        assert_eq!(
+            out,
+            [
+                text("a"),
+                None,
+                text("µ"),
+                None,
+                None,
+                None,
+                text("🫁"),
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn a_cut_character_is_flushed_at_the_end() {
+        let out = streamed(&byte_level(), &bytes(&"µ".as_bytes()[..1]));
+        assert_eq!(out, [None, Some("\u{FFFD}".to_owned())]);
+    }
+
+    #[test]
+    fn special_tokens_have_no_text() {
+        let tokenizer = byte_level();
+        let mut ids = bytes(b"ab");
+        ids.insert(1, 2);
+        assert_eq!(streamed(&tokenizer, &ids)[1], None);
+        check(&tokenizer, &ids);
+    }
+
+    #[test]
+    fn byte_pieces_wait_for_the_end_of_their_run() {
+        let tokenizer = pieces();
+        // The micro sign is two byte pieces; a third makes the whole run invalid.
+        let (run, broken) = ([3 + 0xC2, 3 + 0xB5], [3 + 0xC2, 3 + 0xB5, 3 + 0xC2]);
+        let with = |run: &[u32]| [&[piece("▁a")], run, &[piece("b")]].concat();
+        assert_eq!(streamed(&tokenizer, &with(&run)).last().unwrap(), &None);
+        assert_eq!(tokenizer.decode(&with(&run)).unwrap(), "aµb");
+        assert_eq!(
+            tokenizer.decode(&with(&broken)).unwrap(),
+            "a\u{FFFD}\u{FFFD}\u{FFFD}b"
+        );
+        for ids in [with(&run), with(&broken), run.to_vec(), broken.to_vec()] {
+            check(&tokenizer, &ids);
+        }
+    }
+
+    /// A small generator of pseudo-random numbers, so that a failure can be repeated.
+    fn next(state: &mut u64) -> u64 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *state >> 33
+    }
+
+    #[test]
+    fn any_tokens_give_the_text_decoded_at_once() {
+        let mut state = 7;
+        for tokenizer in [byte_level(), pieces()] {
+            for round in 0..2000 {
+                let length = next(&mut state) % 24;
+                let ids: Vec<u32> = (0..length)
+                    .map(|_| match (next(&mut state) % 3, round % 2) {
+                        (0, _) => next(&mut state) as u32 % tokenizer.vocab_size() as u32,
+                        // Bytes that begin or continue a character, or pieces with blanks.
+                        (_, 0) => 3 + 0xC0 + next(&mut state) as u32 % 64,
+                        _ => tokenizer.vocab_size() as u32 - 1 - next(&mut state) as u32 % 90,
+                    })
+                    .collect();
+                check(&tokenizer, &ids);
+            }
+        }
+    }
+}

@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use super::prompt::{ContentPart, Message, PromptError};
-use super::tokenizer::SpecialTokens;
+use super::message::{ContentPart, Message};
+use super::prompt::PromptError;
+use super::special::SpecialTokens;
 
 const NAME: &str = "chat_template";
 const PROBE: &str = "norma probes the template";
@@ -201,6 +202,10 @@ fn without_generation_tags(source: &str) -> String {
 
 /// Python's `json.dumps(value, ensure_ascii=False)`, which transformers puts in the place of
 /// Jinja's own filter; `indent` as there.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja gives keyword arguments by value"
+)]
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let failed = |e: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "a value is not JSON").with_source(e)
@@ -253,5 +258,119 @@ impl Formatter for Spaced {
         W: ?Sized + io::Write,
     {
         writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::Folder;
+    use super::*;
+
+    fn user(text: &str) -> Message {
+        Message::user(vec![ContentPart::Image, ContentPart::Text(text.into())])
+    }
+
+    fn special() -> SpecialTokens {
+        let named = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        SpecialTokens {
+            named: named
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            image: Some((3, "<image>".into())),
+            ..SpecialTokens::default()
+        }
+    }
+
+    fn rendered(source: &str, messages: &[Message]) -> Result<String, PromptError> {
+        Template::new(source)?.render(messages, &special())
+    }
+
+    #[test]
+    fn generation_blocks_print_their_content() {
+        let source = "a\n  {%- generation -%}\n b {% endgeneration %}\nc{% if x %}{%endif%}";
+        assert_eq!(
+            without_generation_tags(source),
+            "a\n  {%- if true -%}\n b {%  endif  %}\nc{% if x %}{%endif%}"
+                .replace("{%- if true -%}", "{%-  if true  -%}")
+        );
+        assert_eq!(rendered(source, &[]).unwrap(), "ab c");
+        assert_eq!(
+            without_generation_tags("cut {% generation"),
+            "cut {% generation"
+        );
+    }
+
+    #[test]
+    fn python_methods_and_special_tokens_are_known() {
+        let source = "{{ bos_token }}{% for m in messages %}{{ m.role.upper() }}: \
+            {% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'].strip() }}\
+            {% endif %}{% endfor %}{{ eos_token }}{% endfor %}\
+            {% if add_generation_prompt %}GO{% endif %}{{ pad_token }}";
+        assert_eq!(
+            rendered(source, &[user(" hi ")]).unwrap(),
+            "<s>USER: hi</s>GO"
+        );
+    }
+
+    #[test]
+    fn a_template_refuses_in_its_own_words() {
+        let source = "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}\
+            {{ messages[0].content[-1].text }}";
+        let error = rendered(source, &[user("a"), user("b")]).unwrap_err();
+        assert!(error.is_request());
+        assert_eq!(
+            error.to_string(),
+            "the chat template refused the messages: one at a time"
+        );
+        assert!(matches!(
+            Template::new("{% if %}"),
+            Err(PromptError::Template { .. })
+        ));
+    }
+
+    #[test]
+    fn a_template_of_text_models_gets_text() {
+        let source = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}";
+        assert_eq!(rendered(source, &[user("hi")]).unwrap(), "[<image>\nhi]");
+    }
+
+    #[test]
+    fn json_is_written_as_python_writes_it() {
+        let source = "{{ {'a': [1, '<é>']} | tojson }}{{ [1, '<'] | tojson(indent=1) }}";
+        assert_eq!(
+            rendered(source, &[]).unwrap(),
+            "{\"a\": [1, \"<é>\"]}[\n 1,\n \"<\"\n]"
+        );
+    }
+
+    #[test]
+    fn the_default_of_several_templates_is_taken() {
+        let list = serde_json::json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
+        assert_eq!(default_source(&list), Some("d"));
+        assert_eq!(
+            default_source(&serde_json::json!({"default": "d"})),
+            Some("d")
+        );
+        assert_eq!(default_source(&serde_json::json!("s")), Some("s"));
+        assert_eq!(default_source(&serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn a_folder_is_searched_from_the_newest_form_to_the_oldest() {
+        let file = |name, content: &str| (name, content.to_owned());
+        let jinja = file("chat_template.jinja", "new");
+        let json = file("chat_template.json", "{\"chat_template\": \"old\"}");
+        let oldest = file("tokenizer_config.json", "{\"chat_template\": \"oldest\"}");
+        let none = file("tokenizer_config.json", "{}");
+        let found = |files: &[(&str, String)]| {
+            let template = Template::from_folder(Folder::new(files).path()).unwrap();
+            template.map(|template| template.source)
+        };
+        let all = [jinja, json, oldest];
+        assert_eq!(found(&all).as_deref(), Some("new"));
+        assert_eq!(found(&all[1..]).as_deref(), Some("old"));
+        assert_eq!(found(&all[2..]).as_deref(), Some("oldest"));
+        assert_eq!(found(&[none]), None);
     }
 }

@@ -2,14 +2,14 @@
 //! `tokenizer.json` and the configuration files beside it enter, ids and text leave. It must not know
 //! how messages become one text.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::Tokenizer;
 
+use super::special::{Files, SpecialTokens};
 use super::stream::TextStream;
 
 /// Why a tokenizer could not be loaded, or failed on a text.
@@ -52,20 +52,6 @@ pub enum TokenizerError {
     Encode { reason: String },
     #[error("the tokens could not be made text: {reason}")]
     Decode { reason: String },
-}
-
-/// The special tokens a base's files name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SpecialTokens {
-    /// `bos_token`, `eos_token`, `image_token`, … as transformers gives them to a chat template.
-    pub named: BTreeMap<String, String>,
-    /// Beginning of text.
-    pub bos: Option<u32>,
-    /// Any of these ends an answer; from `generation_config.json`, else `config.json`, else the
-    /// tokenizer's `eos_token`.
-    pub eos: Vec<u32>,
-    /// The placeholder that stands for a picture, with its text.
-    pub image: Option<(u32, String)>,
 }
 
 /// A tokenizer with its special tokens; a clone shares the vocabulary.
@@ -139,6 +125,7 @@ impl TextTokenizer {
         Ok(self)
     }
 
+    /// The special tokens that the base's files name.
     pub fn special(&self) -> &SpecialTokens {
         &self.special
     }
@@ -200,7 +187,7 @@ impl TextTokenizer {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -211,220 +198,26 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
     }
 }
 
-/// The configuration files beside a tokenizer; absent ones are empty objects.
-struct Files {
-    tokenizer: Map<String, Value>,
-    special_map: Map<String, Value>,
-    generation: Map<String, Value>,
-    config: Map<String, Value>,
-    processor: Map<String, Value>,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{Folder, tokenizer_json};
+    use super::*;
 
-const NAMED: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
-
-impl Files {
-    fn read(folder: &Path) -> Result<Self, TokenizerError> {
-        let object = |name: &str| -> Result<Map<String, Value>, TokenizerError> {
-            let path = folder.join(name);
-            let Some(bytes) = read(&path)? else {
-                return Ok(Map::new());
-            };
-            serde_json::from_slice(&bytes).map_err(|source| TokenizerError::Json {
-                path: path.display().to_string(),
-                source,
-            })
-        };
-        Ok(Self {
-            tokenizer: object("tokenizer_config.json")?,
-            special_map: object("special_tokens_map.json")?,
-            generation: object("generation_config.json")?,
-            config: object("config.json")?,
-            processor: object("processor_config.json")?,
-        })
+    #[test]
+    fn sentencepiece_alone_is_refused_with_both_names() {
+        let folder = Folder::new(&[("tokenizer.model", String::new())]);
+        let error = folder.load().unwrap_err().to_string();
+        assert!(
+            error.contains("tokenizer.model") && error.contains("tokenizer.json"),
+            "{error}"
+        );
+        let (_, json) = tokenizer_json();
+        let other = Folder::new(&[("other.json", json)]);
+        let path = other.path().join("other.json");
+        assert!(TextTokenizer::from_folder(folder.path(), Some(&path)).is_ok());
+        let none = Folder::new(&[]);
+        assert!(matches!(none.load(), Err(TokenizerError::Missing { .. })));
+        let broken = Folder::new(&[("tokenizer.json", "{}".into())]);
+        assert!(matches!(broken.load(), Err(TokenizerError::Invalid { .. })));
     }
-
-    /// A special token's text under its name, from the file that transformers asks first.
-    fn named(&self, key: &str) -> Option<&str> {
-        [&self.tokenizer, &self.special_map]
-            .into_iter()
-            .find_map(|file| text_of(file.get(key)?))
-    }
-
-    /// Every text that the files call a special token.
-    fn special_texts(&self) -> BTreeSet<&str> {
-        let lists = ["extra_special_tokens", "additional_special_tokens"]
-            .iter()
-            .flat_map(|key| {
-                [&self.tokenizer, &self.special_map]
-                    .into_iter()
-                    .filter_map(|file| file.get(*key))
-            });
-        let listed = lists.flat_map(|list| -> Vec<&Value> {
-            match list {
-                Value::Array(items) => items.iter().collect(),
-                Value::Object(items) => items.values().collect(),
-                _ => Vec::new(),
-            }
-        });
-        let own = self
-            .tokenizer
-            .iter()
-            .filter(|(key, _)| key.ends_with("_token"));
-        let own = own.filter_map(|(_, value)| text_of(value));
-        let named = NAMED.iter().filter_map(|key| self.named(key));
-        own.chain(named)
-            .chain(listed.filter_map(text_of))
-            .filter(|text| !text.is_empty())
-            .collect()
-    }
-
-    /// Makes known what only the files beside `tokenizer.json` say: transformers treats a token
-    /// named there as added even where `tokenizer.json` has it as an ordinary piece, or not at all.
-    fn add_tokens(&self, inner: &mut Tokenizer) -> Result<(), TokenizerError> {
-        let empty = Map::new();
-        let decoder = self
-            .tokenizer
-            .get("added_tokens_decoder")
-            .and_then(Value::as_object);
-        let mut listed: Vec<(u64, &Value)> = decoder
-            .unwrap_or(&empty)
-            .iter()
-            .filter_map(|(id, token)| Some((id.parse().ok()?, token)))
-            .collect();
-        listed.sort_by_key(|(id, _)| *id);
-        let known = |inner: &Tokenizer, text: &str| {
-            inner.get_added_vocabulary().get_vocab().contains_key(text)
-        };
-        for (id, value) in listed {
-            let Some(text) = text_of(value) else { continue };
-            if !known(inner, text) {
-                let is = |key: &str| value[key].as_bool().unwrap_or(false);
-                let token = AddedToken::from(text, is("special"))
-                    .lstrip(is("lstrip"))
-                    .rstrip(is("rstrip"))
-                    .single_word(is("single_word"))
-                    .normalized(value["normalized"].as_bool().unwrap_or(!is("special")));
-                inner.add_tokens(&[token]);
-            }
-            let got = inner.token_to_id(text);
-            if got.map(u64::from) != Some(id) {
-                let (token, file) = (text.to_owned(), "tokenizer_config.json");
-                return Err(TokenizerError::TokenId {
-                    token,
-                    file,
-                    want: id,
-                    got,
-                });
-            }
-        }
-        for text in self.special_texts() {
-            // A name without an id in the vocabulary would get an id that the model has no row for.
-            if !known(inner, text) && inner.token_to_id(text).is_some() {
-                inner.add_special_tokens(&[AddedToken::from(text, true)]);
-            }
-        }
-        Ok(())
-    }
-
-    fn special(&self, inner: &Tokenizer) -> Result<SpecialTokens, TokenizerError> {
-        let mut named = BTreeMap::new();
-        for key in NAMED {
-            if let Some(text) = self.named(key) {
-                named.insert(key.to_owned(), text.to_owned());
-            }
-        }
-        for (key, value) in self
-            .tokenizer
-            .iter()
-            .filter(|(key, _)| key.ends_with("_token"))
-        {
-            if let Some(text) = text_of(value) {
-                named.entry(key.clone()).or_insert_with(|| text.to_owned());
-            }
-        }
-        let id_of = |key: &str| named.get(key).and_then(|text| inner.token_to_id(text));
-        let text_config = self.config.get("text_config").and_then(Value::as_object);
-        let places = [
-            ("generation_config.json", Some(&self.generation)),
-            ("config.json", Some(&self.config)),
-            ("config.json", text_config),
-        ];
-        let from_files = |key| {
-            let mut found = places
-                .iter()
-                .filter_map(|(file, map)| Some((*file, map.as_ref()?.get(key)?)));
-            let found = found.find(|(_, value)| !value.is_null());
-            found
-                .map(|(file, value)| ids_of(file, key, value))
-                .transpose()
-        };
-        let bos = match id_of("bos_token") {
-            Some(id) => Some(id),
-            None => from_files("bos_token_id")?.and_then(|ids| ids.first().copied()),
-        };
-        let eos = match from_files("eos_token_id")? {
-            Some(ids) => ids,
-            None => id_of("eos_token").into_iter().collect(),
-        };
-        let image = self.image(inner, &named)?;
-        Ok(SpecialTokens {
-            named,
-            bos,
-            eos,
-            image,
-        })
-    }
-
-    /// `image_token_id` or `image_token_index` of the configuration, else the token that the
-    /// processor or the tokenizer calls the image token.
-    fn image(
-        &self,
-        inner: &Tokenizer,
-        named: &BTreeMap<String, String>,
-    ) -> Result<Option<(u32, String)>, TokenizerError> {
-        for key in ["image_token_id", "image_token_index"] {
-            let Some(value) = self.config.get(key) else {
-                continue;
-            };
-            let Some(&id) = ids_of("config.json", key, value)?.first() else {
-                continue;
-            };
-            let text = inner
-                .id_to_token(id)
-                .ok_or(TokenizerError::NoImageToken { id })?;
-            return Ok(Some((id, text)));
-        }
-        let text = self.processor.get("image_token").and_then(text_of);
-        let text = text.or_else(|| named.get("image_token").map(String::as_str));
-        Ok(text.and_then(|text| Some((inner.token_to_id(text)?, text.to_owned()))))
-    }
-}
-
-fn text_of(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
-}
-
-fn ids_of(
-    file: &'static str,
-    key: &'static str,
-    value: &Value,
-) -> Result<Vec<u32>, TokenizerError> {
-    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    let ids = match value {
-        Value::Array(all) => all.iter().map(one).collect(),
-        single => one(single).map(|id| vec![id]),
-    };
-    ids.ok_or_else(|| TokenizerError::NotAnId {
-        file,
-        key,
-        got: value.to_string(),
-    })
 }

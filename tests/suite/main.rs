@@ -6,8 +6,21 @@
 )]
 
 mod base;
+mod engine;
+mod engine_llava;
+mod engine_toy;
 mod golden;
+mod http_access;
+mod http_adapters;
+mod http_chat;
+mod http_errors;
+mod http_life;
+mod http_mixed;
+mod http_process;
+mod http_server;
 mod mixed_batches;
 mod ops;
 mod parity;
+mod pixels;
+mod prompt;
 mod sites;

@@ -111,7 +111,8 @@ pub fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
 pub fn logprobs_of(tokens: &[TokenEvent], inputs: &Inputs) -> Value {
     let entry = |token: u32, logprob: f32| {
         let text = inputs.token_text(token);
-        let bytes = text.clone().into_bytes();
+        // A token that is no whole character by itself has no text of its own, and so no bytes here.
+        let bytes = (!text.contains('\u{fffd}')).then(|| text.clone().into_bytes());
         // JSON has no infinity; vLLM writes this for a token that cannot be.
         let logprob = if logprob.is_finite() {
             f64::from(logprob)

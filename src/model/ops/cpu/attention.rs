@@ -3,7 +3,7 @@
 //! Each query row and head is computed alone, over its keys in the order of their positions, so the
 //! result does not depend on the other rows of the batch, nor on where the keys lie in memory. Rows of
 //! one segment are worked on sixteen at a time, a vector lane each; where a segment has few rows
-//! (decoding), row by row.
+//! (decoding), row by row. Both ways add the same numbers in the same order and give the same bits.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::super::attention::{AttentionLayout, Heads, Segment};
 use super::lane_block::{KeyRows, LANES, Lanes, mix, products, spread, turn, turn_back};
-use super::lanes::{add_scaled, dot, exp, max, sum};
+use super::lanes::{add_scaled, dot, exp, max};
 
 /// Segments of fewer rows are computed row by row.
 const MIN_BLOCK: usize = 4;
@@ -43,10 +43,11 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Attention
             let columns = head * dim..(head + 1) * dim;
             if task.segment.rows.len() < MIN_BLOCK {
                 for (i, row) in task.rows.clone().enumerate() {
-                    let q = &q[row * width..][columns.clone()];
                     let visible = layout.visible(task.segment, row);
-                    let scores = &mut scratch.scores;
-                    probabilities(q, k, &kv, heads, (task.segment, visible.clone()), scores);
+                    let Scratch { query, scores, .. } = scratch;
+                    query.clear();
+                    query.extend(q[row * width..][columns.clone()].iter().map(|q| q * heads.scale));
+                    probabilities(query, k, &kv, (task.segment, visible.clone()), scores);
                     let out = &mut task.out[i * width..][columns.clone()];
                     for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
                         add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
@@ -69,6 +70,8 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Attention
 /// What a task needs again and again.
 #[derive(Default)]
 struct Scratch {
+    /// One query row, scaled, and its scores.
+    query: Vec<f32>,
     scores: Vec<f32>,
     /// Query rows as columns.
     columns: Vec<Lanes>,
@@ -163,26 +166,28 @@ fn keys(segment: &Segment, visible: Range<usize>) -> impl Iterator<Item = usize>
     })
 }
 
+/// The probabilities of one query row, already scaled: every operation in the order of
+/// [`Scratch::probabilities`], so that both give the same bits.
 fn probabilities(
     q: &[f32],
     k: &[f32],
     kv: &KvColumns,
-    heads: Heads,
     (segment, visible): (&Segment, Range<usize>),
     scores: &mut Vec<f32>,
 ) {
     scores.clear();
     scores.extend(
-        keys(segment, visible)
-            .map(|key| dot(q, &k[key * kv.stride..][kv.columns.clone()]) * heads.scale),
+        keys(segment, visible).map(|key| dot(q, &k[key * kv.stride..][kv.columns.clone()])),
     );
     let largest = max(scores);
+    let mut total = 0.0;
     for score in scores.iter_mut() {
         *score = exp(*score - largest);
+        total += *score;
     }
-    let total = sum(scores).recip();
+    let scale = total.recip();
     for score in scores.iter_mut() {
-        *score *= total;
+        *score *= scale;
     }
 }
 

@@ -49,32 +49,43 @@ pub fn turn_back<'a>(columns: &[Lanes], rows: impl Iterator<Item = &'a mut [f32]
 }
 
 /// For every key the dot product of its row with every lane: `out[key] = sum over d of
-/// keys[key][d] * columns[d]`.
+/// keys[key][d] * columns[d]`, summed as [`super::lanes::dot`] does, so that both give the same bits.
 pub fn products(keys: KeyRows, columns: &[Lanes], out: &mut [Lanes]) {
-    const TOGETHER: usize = 8;
-    let whole = out.len() / TOGETHER * TOGETHER;
-    let (blocks, rest) = out.split_at_mut(whole);
-    for (block, out) in blocks.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
-        let rows: [&[f32]; TOGETHER] = std::array::from_fn(|i| keys.row(block * TOGETHER + i));
-        *out = products_of(rows, columns);
-    }
-    for (i, out) in rest.iter_mut().enumerate() {
-        [*out] = products_of([keys.row(whole + i)], columns);
+    for (key, out) in out.iter_mut().enumerate() {
+        *out = product(keys.row(key), columns);
     }
 }
 
 #[inline(always)]
-fn products_of<const N: usize>(rows: [&[f32]; N], columns: &[Lanes]) -> [Lanes; N] {
-    let rows = rows.map(|row| &row[..columns.len()]);
-    let mut sums = [[0f32; LANES]; N];
-    for (d, column) in columns.iter().enumerate() {
-        for (sum, row) in sums.iter_mut().zip(&rows) {
-            for (sum, column) in sum.iter_mut().zip(column) {
-                *sum = fma(row[d], *column, *sum);
-            }
+fn product(row: &[f32], columns: &[Lanes]) -> Lanes {
+    let mut sums = [[0f32; LANES]; LANES];
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let (blocks, rest) = columns.as_chunks::<LANES>();
+    for (values, columns) in rows.iter().zip(blocks) {
+        for ((sum, value), column) in sums.iter_mut().zip(values).zip(columns) {
+            add(sum, *value, column);
         }
     }
-    sums
+    for ((sum, value), column) in sums.iter_mut().zip(row_rest).zip(rest) {
+        add(sum, *value, column);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            for lane in 0..LANES {
+                sums[i][lane] += sums[i + half][lane];
+            }
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+#[inline(always)]
+fn add(sum: &mut Lanes, value: f32, column: &Lanes) {
+    for (sum, column) in sum.iter_mut().zip(column) {
+        *sum = fma(value, *column, *sum);
+    }
 }
 
 /// For every lane the sum of key rows by weight: `out[d] = sum over keys of keys[key][d] *
@@ -93,8 +104,8 @@ pub fn mix(keys: KeyRows, weights: &[Lanes], out: &mut [Lanes]) {
 
 #[inline(always)]
 fn mix_of<const N: usize>(keys: KeyRows, first: usize, weights: &[Lanes]) -> [Lanes; N] {
-    // One slice a column, as in `products_of`: from one slice for all, the compiler makes a loop
-    // over columns with scattered sums.
+    // One slice a column: from one slice for all, the compiler makes a loop over columns with
+    // scattered sums.
     let columns: [&[f32]; N] = std::array::from_fn(|i| &keys.matrix[first + i..]);
     let mut sums = [[0f32; LANES]; N];
     for (weight, start) in weights.iter().zip(keys.starts) {
