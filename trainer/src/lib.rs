@@ -18,6 +18,7 @@ pub mod folder;
 pub mod frozen;
 pub mod learner;
 pub mod lesson;
+pub mod model_card;
 pub mod optimizer;
 pub mod order;
 pub mod phantom;

@@ -149,7 +149,7 @@ pub fn processor_values(side: usize) -> Value {
         "do_center_crop": true, "crop_size": { "height": side, "width": side },
         "do_rescale": true, "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
-        "image_mean": [SCALE.mean; 3], "image_std": [SCALE.deviation; 3],
+        "image_mean": vec![SCALE.mean; 3], "image_std": vec![SCALE.deviation; 3],
     })
 }
 
