@@ -204,7 +204,10 @@ mod tests {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let loaded = TextTokenizer::from_folder(folder.path(), None).unwrap();
-        assert_eq!(loaded.special(), text_tokenizer(tokenizer.clone()).special());
+        assert_eq!(
+            loaded.special(),
+            text_tokenizer(tokenizer.clone()).special()
+        );
         let chat = ChatPrompt::from_folder(folder.path()).unwrap();
         let question = "Is there a mass?";
         let message = Message::user(vec![

@@ -27,7 +27,15 @@ pub struct Facts<'a> {
 
 /// The card's text.
 pub fn text(facts: &Facts) -> Result<String> {
-    let Facts { source, records, digest, recipe, n_values, validation, blank } = facts;
+    let Facts {
+        source,
+        records,
+        digest,
+        recipe,
+        n_values,
+        validation,
+        blank,
+    } = facts;
     Ok(format!(
         "# A small medical visual question answering base
 

@@ -8,24 +8,28 @@ use rand_chacha::ChaCha8Rng;
 /// An endless sequence of the places below a count.
 pub struct Order {
     rng: ChaCha8Rng,
-    order: Vec<usize>,
+    places: Vec<usize>,
     next: usize,
 }
 
 impl Order {
     /// Places below `count`, which is at least 1.
     pub fn new(count: usize, seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), order: (0..count).collect(), next: count }
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            places: (0..count).collect(),
+            next: count,
+        }
     }
 
     /// The next place.
-    pub fn next(&mut self) -> usize {
-        if self.next == self.order.len() {
-            self.order.shuffle(&mut self.rng);
+    pub fn draw(&mut self) -> usize {
+        if self.next == self.places.len() {
+            self.places.shuffle(&mut self.rng);
             self.next = 0;
         }
         self.next += 1;
-        self.order[self.next - 1]
+        self.places[self.next - 1]
     }
 }
 
@@ -36,7 +40,7 @@ mod tests {
     #[test]
     fn every_round_sees_all_in_another_order() {
         let mut order = Order::new(50, 3);
-        let mut round = || (0..50).map(|_| order.next()).collect::<Vec<_>>();
+        let mut round = || (0..50).map(|_| order.draw()).collect::<Vec<_>>();
         let (first, second) = (round(), round());
         assert_ne!(first, second);
         for mut round in [first, second] {

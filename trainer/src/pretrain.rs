@@ -138,6 +138,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.answers {
             None => write!(f, "warm-up, labels {:.4}", self.loss),
+            Some(answers) if answers == self.loss => write!(f, "answers {answers:.4}"),
             Some(answers) => write!(f, "answers {answers:.4}, with labels {:.4}", self.loss),
         }
     }
@@ -166,7 +167,12 @@ struct Shard {
 
 /// Trains the phantom base by a recipe.
 pub fn pretrain(recipe: &PretrainRecipe, report: impl FnMut(&Progress)) -> Result<Pretrained> {
-    let films = Films { teacher: Teacher::new()?, recipe: recipe.clone(), step: 0, seen: 0 };
+    let films = Films {
+        teacher: Teacher::new()?,
+        recipe: recipe.clone(),
+        step: 0,
+        seen: 0,
+    };
     learn(config(&recipe.sizes), &recipe.plan(), films, report)
 }
 
@@ -188,8 +194,11 @@ pub fn learn(
     let row = neutral_row(model.sites());
     let norms = NormVariables::new(model.sites(), &row, Some(Scope::All), &device)?;
 
-    let trained: Vec<NamedVar> =
-        variables.all().into_iter().chain(norms.all().iter().cloned()).collect();
+    let trained: Vec<NamedVar> = variables
+        .all()
+        .into_iter()
+        .chain(norms.all().iter().cloned())
+        .collect();
     let shards = Shards::new(plan.shards)?;
     let phases = [(Phase::WarmUp, plan.warm_up), (Phase::Joint, plan.joint)];
     let steps = plan.warm_up.steps + plan.joint.steps;
@@ -241,14 +250,26 @@ pub fn learn(
                 clip(&mut gradients, plan.clip);
                 optimizer.step(&gradients, schedule.rate(step))?;
                 done += 1;
-                let answers = answer_losses.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let answers = answer_losses
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner);
                 let answers = (phase == Phase::Joint).then(|| answers.iter().sum());
-                report(&Progress { step: done, steps, answers, loss });
+                report(&Progress {
+                    step: done,
+                    steps,
+                    answers,
+                    loss,
+                });
             }
         }
         Ok::<_, anyhow::Error>(())
     })?;
-    Ok(Pretrained { config, model, weights, norms })
+    Ok(Pretrained {
+        config,
+        model,
+        weights,
+        norms,
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -260,10 +281,17 @@ enum Phase {
 impl Phase {
     fn group(self, plan: &Plan, variable: &NamedVar) -> Group {
         let tower = variable.name.starts_with("vision_tower");
-        let rate_scale = if tower && self == Self::Joint { plan.tower_rate } else { 1.0 };
+        let rate_scale = if tower && self == Self::Joint {
+            plan.tower_rate
+        } else {
+            1.0
+        };
         let matrix = variable.var.dims().iter().filter(|dim| **dim > 1).count() > 1;
         let weight_decay = if matrix { plan.weight_decay } else { 0.0 };
-        Group { rate_scale, weight_decay }
+        Group {
+            rate_scale,
+            weight_decay,
+        }
     }
 }
 
@@ -275,7 +303,9 @@ fn produce(
     sender: &SyncSender<Result<Vec<Shard>>>,
 ) {
     for _ in 0..steps {
-        let batch = curriculum.next_step().and_then(|lessons| deal(lessons, plan));
+        let batch = curriculum
+            .next_step()
+            .and_then(|lessons| deal(lessons, plan));
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
@@ -303,7 +333,12 @@ fn deal(lessons: Vec<Taught>, plan: &Plan) -> Result<Vec<Shard>> {
         let labels = labels.context("the recipe wants labels, a lesson has none")?;
         let share = (hand.len() as f64 / images as f64, 0.0);
         let pixels = hand.into_iter().map(|one| one.lesson).collect();
-        shards.push(Shard { pixels, packed, labels, share });
+        shards.push(Shard {
+            pixels,
+            packed,
+            labels,
+            share,
+        });
     }
     let tokens: usize = shards.iter().map(|shard| shard.packed.targets.len()).sum();
     for shard in &mut shards {
@@ -323,16 +358,28 @@ struct Films {
 
 impl Curriculum for Films {
     fn next_step(&mut self) -> Result<Vec<Taught>> {
-        let Self { teacher, recipe, step, seen } = self;
+        let Self {
+            teacher,
+            recipe,
+            step,
+            seen,
+        } = self;
         let (warm_up, joint) = recipe.films;
-        let films = if *step < recipe.warm_up.steps { warm_up } else { joint };
+        let films = if *step < recipe.warm_up.steps {
+            warm_up
+        } else {
+            joint
+        };
         let indices = *seen..*seen + films as u64;
         *step += 1;
         *seen = indices.end;
         let one = |index: u64| {
             let seed = image_seed(Task::Pretrain, Split::Train, recipe.seed, index)?;
             let example = Example::of_image(Task::Pretrain, seed, &recipe.mix);
-            Ok(Taught { lesson: teacher.lesson(&example)?, labels: Some(example.labels()) })
+            Ok(Taught {
+                lesson: teacher.lesson(&example)?,
+                labels: Some(example.labels()),
+            })
         };
         indices.map(one).collect()
     }

@@ -8,6 +8,7 @@ use norma::model::MedVlm;
 use norma_adapters::format;
 use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{self, Card, Surroundings};
+use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
 use norma_trainer::data::source::Source;
 use norma_trainer::data::{DataSet, Record, Split, digest, questions};
@@ -17,13 +18,12 @@ use norma_trainer::lesson::Lesson;
 use norma_trainer::model_card;
 use norma_trainer::pretrain::learn;
 use norma_trainer::records::base::{RecordRecipe, config, processor_values, surroundings};
+use norma_trainer::records::by_image;
 use norma_trainer::records::curriculum::Rounds;
 use norma_trainer::records::eval::{Marks, answers};
 use norma_trainer::records::lesson::{Look, RecordTeacher};
-use norma_trainer::records::by_image;
 use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
 use norma_trainer::variables::NormVariables;
-use norma_trainer::bpe;
 use serde_json::json;
 
 use crate::commands::{bar, open, read_json, write};
@@ -36,7 +36,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     let set = read(source)?;
     let train: Vec<&Record> = set.split(Split::Train).collect();
     ensure!(!train.is_empty(), "{source} has no training records");
-    let texts = train.iter().flat_map(|record| [record.question.as_str(), &record.answer]);
+    let texts = train
+        .iter()
+        .flat_map(|record| [record.question.as_str(), &record.answer]);
     let tokenizer = bpe::learn(texts, recipe.sizes.vocabulary)?;
     let config = config(&recipe.sizes, tokenizer.get_vocab_size(true))?;
     let beside = Beside {
@@ -53,7 +55,11 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
         bar.set_position(progress.step as u64);
         bar.set_message(progress.to_string());
         if progress.step % 50 == 0 && bar.is_hidden() {
-            println!("{:>6.0} s  {:>5}  {progress}", start.elapsed().as_secs_f64(), progress.step);
+            println!(
+                "{:>6.0} s  {:>5}  {progress}",
+                start.elapsed().as_secs_f64(),
+                progress.step
+            );
         }
     })?;
     bar.finish_and_clear();
@@ -61,10 +67,14 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     folder::write(&base, beside, arguments.storage, &arguments.out)?;
 
     let (base, around) = open(&arguments.out)?;
-    println!("{} values, {} of them in norms", base.n_values(), base.row.len());
+    println!(
+        "{} values, {} of them in norms",
+        base.n_values(),
+        base.row.len()
+    );
     let held_out: Vec<&Record> = set.split(Split::Validation).collect();
-    let marks = [Look::Picture, Look::Blank]
-        .map(|look| marks(&base, &around, &base.row, &held_out, look));
+    let marks =
+        [Look::Picture, Look::Blank].map(|look| marks(&base, &around, &base.row, &held_out, look));
     let [seen, blank] = marks;
     let (seen, blank) = (seen?, blank?);
     println!("validation: {seen}\n     blank: {blank}");
@@ -84,10 +94,16 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
 /// adapter.
 pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     let recipe: TuneRecipe = read_json(&arguments.recipe)?;
-    let fold = arguments.held.fold()?.context("name the held-out part with --folds")?;
+    let fold = arguments
+        .held
+        .fold()?
+        .context("name the held-out part with --folds")?;
     let set = read(source)?;
     let (train, held_out) = fold.part(set.split(Split::Train));
-    ensure!(!train.is_empty() && !held_out.is_empty(), "{source} is too small for these folds");
+    ensure!(
+        !train.is_empty() && !held_out.is_empty(),
+        "{source} is too small for these folds"
+    );
     let (base, around) = open(&arguments.base)?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let images = by_image(train.iter().copied());
@@ -113,7 +129,10 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
             bar.set_position(done as u64);
             bar.set_message(format!("loss {loss:.4}"));
             if done % 50 == 0 && bar.is_hidden() {
-                println!("{:>6.0} s  {done:>5}  loss {loss:.4}", start.elapsed().as_secs_f64());
+                println!(
+                    "{:>6.0} s  {done:>5}  loss {loss:.4}",
+                    start.elapsed().as_secs_f64()
+                );
             }
         }
     })?;
@@ -158,7 +177,10 @@ pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
     let set = read(source)?;
     let records = arguments.held.of(&set, arguments.part.into())?;
     for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
-        println!("{name:>8}: {}", marks(&base, &around, &row, &records, look)?);
+        println!(
+            "{name:>8}: {}",
+            marks(&base, &around, &row, &records, look)?
+        );
     }
     Ok(())
 }

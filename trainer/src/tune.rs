@@ -234,7 +234,7 @@ pub fn tune(
     let prepared = tuner.prepare(lessons)?;
     let mut order = Order::new(prepared.len(), recipe.seed);
     let batch = |order: &mut Order| -> Vec<&Prepared> {
-        (0..recipe.images).map(|_| &prepared[order.next()]).collect()
+        (0..recipe.images).map(|_| &prepared[order.draw()]).collect()
     };
     tuner.check_reach(&batch(&mut order))?;
     let mut losses = Vec::with_capacity(recipe.schedule.steps);

@@ -9,7 +9,7 @@ use super::Record;
 
 /// A question with its truth.
 #[derive(Debug, Serialize)]
-struct Question<'a> {
+struct Row<'a> {
     id: &'a str,
     /// Absolute where the set was named by an absolute path.
     image: &'a Path,
@@ -28,9 +28,9 @@ pub fn to_json<'a>(
     #[derive(Serialize)]
     struct List<'a> {
         source: &'a str,
-        questions: Vec<Question<'a>>,
+        questions: Vec<Row<'a>>,
     }
-    let questions = records.into_iter().map(|record| Question {
+    let questions = records.into_iter().map(|record| Row {
         id: &record.id,
         image: &record.image,
         group: &record.group,

@@ -44,7 +44,8 @@ fn slake() -> TempDir {
         elsewhere,
         absent,
     ] {
-        text += &format!("{row},\n");
+        text += &row.to_string();
+        text += ",\n";
     }
     text += reordered;
     text += "\n]";
@@ -150,12 +151,12 @@ fn the_digest_follows_content_not_place() {
     assert_ne!(before, digest(&set.records).unwrap());
 }
 
-fn rad_row(qid: Value, phrase: &str, question: &str, answer: Value) -> Value {
+fn rad_row(qid: impl Into<Value>, phrase: &str, question: &str, answer: impl Into<Value>) -> Value {
     json!({
-        "qid": qid, "phrase_type": phrase, "qid_linked_id": "03f451ca", "image_case_url": "https://",
+        "qid": qid.into(), "phrase_type": phrase, "qid_linked_id": "03f451ca", "image_case_url": "https://",
         "image_name": "synpic1.jpg", "image_organ": "HEAD", "evaluation": "not evaluated",
         "question": question, "question_rephrase": "NULL", "question_relation": "NULL",
-        "question_frame": "NULL", "question_type": "PRSE, ABN", "answer": answer,
+        "question_frame": "NULL", "question_type": "PRSE, ABN", "answer": answer.into(),
         "answer_type": "OPEN",
     })
 }
@@ -167,47 +168,42 @@ fn vqa_rad() -> TempDir {
         row["answer_type"] = kind.into();
         row
     };
-    let mut without_rephrase = rad_row(json!(5), "para", "Which side?", json!("left"));
+    let mut without_rephrase = rad_row(5, "para", "Which side?", "left");
     without_rephrase
         .as_object_mut()
         .unwrap()
         .remove("question_rephrase");
     let rows = json!([
         closed(
-            rad_row(
-                json!("0"),
-                "freeform",
-                "Are regions infarcted?",
-                json!("Yes")
-            ),
+            rad_row("0", "freeform", "Are regions infarcted?", json!("Yes")),
             "CLOSED "
         ),
         rad_row(
-            json!(1),
+            1,
             "freeform",
             "How many kidneys\tare in this image? ",
             json!(2)
         ),
         rad_row(
-            json!(2),
+            2,
             "test_para",
             "It\u{FFFD}s what?",
             json!(" superficial\nto the skin")
         ),
         closed(
-            rad_row(json!(3), "para", "Is this T1 or FLAIR?", json!("FLAIR")),
+            rad_row(3, "para", "Is this T1 or FLAIR?", "FLAIR"),
             "CLOSED"
         ),
-        rad_row(json!(4), "freeform", "What is it?", json!("NULL")),
+        rad_row(4, "freeform", "What is it?", "NULL"),
         closed(without_rephrase, "CLOSED"),
         rad_row(
-            json!(6),
+            6,
             "freeform",
             "how many kidneys are in this image?",
             json!("2")
         ),
-        rad_row(json!(7), "test_freeform", "Which side?", json!("Left")),
-        rad_row(json!(8), "later", "Which side?", json!("right")),
+        rad_row(7, "test_freeform", "Which side?", "Left"),
+        rad_row(8, "later", "Which side?", "right"),
     ]);
     write(
         folder.path(),

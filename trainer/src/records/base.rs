@@ -52,7 +52,12 @@ impl RecordRecipe {
         Plan {
             seed: self.seed,
             shards: self.shards,
-            warm_up: Schedule { peak: 0.0, warm_up: 0, steps: 0, floor: 0.0 },
+            warm_up: Schedule {
+                peak: 0.0,
+                warm_up: 0,
+                steps: 0,
+                floor: 0.0,
+            },
             joint: self.schedule,
             label_weight: 0.0,
             tower_rate: self.tower_rate,
@@ -92,12 +97,22 @@ pub struct RecordSizes {
 /// The configuration of these sizes for a vocabulary of `vocab_size` tokens.
 pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
     let heads = |name: &str, width: usize| {
-        let fits = sizes.head > 0 && sizes.head % 2 == 0 && width % sizes.head == 0;
-        ensure!(fits && width > 0, "{name} {width} is no multiple of an even head {}", sizes.head);
+        let fits =
+            sizes.head > 0 && sizes.head.is_multiple_of(2) && width.is_multiple_of(sizes.head);
+        ensure!(
+            fits && width > 0,
+            "{name} {width} is no multiple of an even head {}",
+            sizes.head
+        );
         Ok(width / sizes.head)
     };
-    let fits = sizes.patch > 0 && sizes.image > 0 && sizes.image % sizes.patch == 0;
-    ensure!(fits, "an image of {} is no whole number of patches of {}", sizes.image, sizes.patch);
+    let fits = sizes.patch > 0 && sizes.image > 0 && sizes.image.is_multiple_of(sizes.patch);
+    ensure!(
+        fits,
+        "an image of {} is no whole number of patches of {}",
+        sizes.image,
+        sizes.patch
+    );
     let tower_heads = heads("tower_width", sizes.tower_width)?;
     let decoder_heads = heads("decoder_width", sizes.decoder_width)?;
     Ok(LlavaConfig {
@@ -113,7 +128,10 @@ pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
             feature_layers: vec![sizes.tower_layers],
             keeps_class_token: false,
         },
-        projector: ProjectorConfig { hidden_act: Some(Activation::Gelu), bias: true },
+        projector: ProjectorConfig {
+            hidden_act: Some(Activation::Gelu),
+            bias: true,
+        },
         decoder: DecoderConfig {
             vocab_size,
             hidden_size: sizes.decoder_width,
@@ -136,7 +154,10 @@ pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
 }
 
 /// Mean and deviation of pixels: about those of radiographs, CT and MRI on black.
-pub const SCALE: Scale = Scale { mean: 0.25, deviation: 0.25 };
+pub const SCALE: Scale = Scale {
+    mean: 0.25,
+    deviation: 0.25,
+};
 
 /// The image processor for square pictures of `side` pixels, as transformers writes it. A picture that
 /// is not square is put on a square of the mean's colour, so that none of it is cut away.
@@ -181,11 +202,18 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_divide_are_refused() {
-        let config = |sizes: RecordSizes| config(&sizes, 300).map(|config| config.vision.n_patches());
+        let config =
+            |sizes: RecordSizes| config(&sizes, 300).map(|config| config.vision.n_patches());
         assert_eq!(config(SIZES).unwrap(), 4);
         let refuse = |sizes| config(sizes).unwrap_err().to_string();
         assert!(refuse(RecordSizes { image: 33, ..SIZES }).contains("image of 33"));
-        assert!(refuse(RecordSizes { decoder_width: 40, ..SIZES }).contains("decoder_width 40"));
+        assert!(
+            refuse(RecordSizes {
+                decoder_width: 40,
+                ..SIZES
+            })
+            .contains("decoder_width 40")
+        );
         assert!(refuse(RecordSizes { head: 0, ..SIZES }).contains("tower_width"));
     }
 }

@@ -32,9 +32,19 @@ pub struct Rounds {
 
 impl Rounds {
     /// Reads the records' pictures.
-    pub fn new(recipe: &RecordRecipe, teacher: &RecordTeacher, records: &[&Record]) -> Result<Self> {
-        ensure!(!records.is_empty(), "there is nothing to learn from: no records");
-        ensure!(recipe.images > 0 && recipe.questions > 0, "a step needs images and questions");
+    pub fn new(
+        recipe: &RecordRecipe,
+        teacher: &RecordTeacher,
+        records: &[&Record],
+    ) -> Result<Self> {
+        ensure!(
+            !records.is_empty(),
+            "there is nothing to learn from: no records"
+        );
+        ensure!(
+            recipe.images > 0 && recipe.questions > 0,
+            "a step needs images and questions"
+        );
         let kept = (recipe.sizes.image as f32 * MARGIN).round() as usize;
         let preprocess = ClipPreprocess::from_json(&processor_values(kept))?;
         let gathered = by_image(records.iter().copied());
@@ -52,14 +62,20 @@ impl Rounds {
     }
 
     fn next_lesson(&mut self) -> Lesson {
-        let (picture, dialogue) = &self.images[self.order.next()];
+        let (picture, dialogue) = &self.images[self.order.draw()];
         let all = dialogue.branches.len();
         let chosen = sample(&mut self.rng, all, self.recipe.questions.min(all));
-        let branches = chosen.into_iter().map(|at| dialogue.branches[at].clone()).collect();
+        let branches = chosen
+            .into_iter()
+            .map(|at| dialogue.branches[at].clone())
+            .collect();
         let (side, variation) = (self.recipe.sizes.image, self.recipe.variation);
         Lesson {
             pixels: vary(picture, side, SCALE, variation, self.rng.random()),
-            dialogue: Dialogue { prefix: dialogue.prefix.clone(), branches },
+            dialogue: Dialogue {
+                prefix: dialogue.prefix.clone(),
+                branches,
+            },
         }
     }
 }
@@ -67,6 +83,11 @@ impl Rounds {
 impl Curriculum for Rounds {
     fn next_step(&mut self) -> Result<Vec<Taught>> {
         let lessons = (0..self.recipe.images).map(|_| self.next_lesson());
-        Ok(lessons.map(|lesson| Taught { lesson, labels: None }).collect())
+        Ok(lessons
+            .map(|lesson| Taught {
+                lesson,
+                labels: None,
+            })
+            .collect())
     }
 }

@@ -37,20 +37,33 @@ impl Marks {
     pub fn new(records: &[&Record], answers: &[String]) -> Self {
         let right = |wanted: Option<bool>| {
             let pairs = records.iter().zip(answers);
-            let pairs = pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.closed == closed));
+            let pairs =
+                pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.closed == closed));
             share(pairs.map(|(record, answer)| compare(answer) == compare(&record.answer)))
         };
-        Self { closed: right(Some(true)), open: right(Some(false)), all: right(None) }
+        Self {
+            closed: right(Some(true)),
+            open: right(Some(false)),
+            all: right(None),
+        }
     }
 }
 
 impl fmt::Display for Marks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scores = [("closed", self.closed), ("open", self.open), ("all", self.all)];
+        let scores = [
+            ("closed", self.closed),
+            ("open", self.open),
+            ("all", self.all),
+        ];
         for (place, (name, score)) in scores.into_iter().enumerate() {
             let comma = if place == 0 { "" } else { ", " };
             let [value, low, high] = [score.value, score.low, score.high].map(|one| 100.0 * one);
-            write!(f, "{comma}{name} {value:.1} % [{low:.1}, {high:.1}] of {}", score.n)?;
+            write!(
+                f,
+                "{comma}{name} {value:.1} % [{low:.1}, {high:.1}] of {}",
+                score.n
+            )?;
         }
         Ok(())
     }
@@ -64,7 +77,10 @@ pub fn answers(
     records: &[&Record],
     look: Look,
 ) -> Result<Vec<String>> {
-    let limits = Limits { max_tokens: MAX_TOKENS, end: teacher.ends() };
+    let limits = Limits {
+        max_tokens: MAX_TOKENS,
+        end: teacher.ends(),
+    };
     let places: Vec<(usize, &Record)> = records.iter().copied().enumerate().collect();
     let mut texts = vec![String::new(); records.len()];
     let gathered = by_image(records.iter().copied());
@@ -74,7 +90,9 @@ pub fn answers(
             .map(|(path, records)| teacher.lesson(path, records, look))
             .collect::<Result<Vec<_>>>()?;
         for ((path, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
-            let own = places.iter().filter(|(_, record)| record.image.as_path() == *path);
+            let own = places
+                .iter()
+                .filter(|(_, record)| record.image.as_path() == *path);
             for ((place, _), answer) in own.zip(answers) {
                 texts[*place] = teacher.text(&answer.tokens)?;
             }
@@ -90,8 +108,11 @@ mod tests {
 
     #[test]
     fn marks_are_given_closed_and_open_apart() {
-        let records =
-            [record("a", "?", "yes"), record("a", "?", "Left Lung"), record("b", "?", "no")];
+        let records = [
+            record("a", "?", "yes"),
+            record("a", "?", "Left Lung"),
+            record("b", "?", "no"),
+        ];
         let records: Vec<&Record> = records.iter().collect();
         let answers = ["Yes.", "left  lung", "yes"].map(str::to_owned);
         let marks = Marks::new(&records, &answers);
@@ -99,6 +120,9 @@ mod tests {
         assert_eq!((marks.open.value, marks.open.n), (1.0, 1));
         assert!((marks.all.value - 2.0 / 3.0).abs() < 1e-12);
         let shown = marks.to_string();
-        assert!(shown.starts_with("closed 50.0 % [9.5, 90.5] of 2, open 100.0 %"), "{shown}");
+        assert!(
+            shown.starts_with("closed 50.0 % [9.5, 90.5] of 2, open 100.0 %"),
+            "{shown}"
+        );
     }
 }

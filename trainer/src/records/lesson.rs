@@ -33,10 +33,18 @@ pub struct RecordTeacher<'a> {
 impl<'a> RecordTeacher<'a> {
     /// For a base of this shape with these surroundings.
     pub fn new(around: &'a Surroundings, shape: ModelShape) -> Result<Self> {
-        let image_token = around.tokenizer.image_id().context("the base has no image token")?;
+        let image_token = around
+            .tokenizer
+            .image_id()
+            .context("the base has no image token")?;
         let end = around.tokenizer.eos_ids().first();
         let end = *end.context("the base has no token that ends an answer")?;
-        Ok(Self { around, image_token, end, shape })
+        Ok(Self {
+            around,
+            image_token,
+            end,
+            shape,
+        })
     }
 
     /// The questions about one image, as branches behind its rows.
@@ -55,11 +63,18 @@ impl<'a> RecordTeacher<'a> {
         let pixels = match look {
             Look::Picture => {
                 let picture = pictures::read(image)?;
-                self.around.preprocess.pixels(&picture)?.flatten_all()?.to_vec1::<f32>()?
+                self.around
+                    .preprocess
+                    .pixels(&picture)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?
             }
             Look::Blank => vec![0.0; 3 * self.shape.image_size * self.shape.image_size],
         };
-        Ok(Lesson { pixels, dialogue: self.dialogue(records)? })
+        Ok(Lesson {
+            pixels,
+            dialogue: self.dialogue(records)?,
+        })
     }
 
     /// The text of an answer's tokens.
@@ -74,7 +89,9 @@ impl<'a> RecordTeacher<'a> {
 
     /// Prompt, answer and end, and where the answer starts.
     fn sequence(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
-        let Surroundings { chat, tokenizer, .. } = self.around;
+        let Surroundings {
+            chat, tokenizer, ..
+        } = self.around;
         let question = ContentPart::Text(record.question.clone());
         let message = Message::user(vec![ContentPart::Image, question]);
         let prompt = chat.prepare(tokenizer, &[message], self.shape.image_tokens)?;
@@ -90,7 +107,11 @@ impl<'a> RecordTeacher<'a> {
         ids.extend(tokenizer.encode(&record.answer, false)?);
         ids.push(self.end);
         let limit = self.shape.max_positions;
-        ensure!(ids.len() <= limit, "{} tokens are more than the {limit} positions", ids.len());
+        ensure!(
+            ids.len() <= limit,
+            "{} tokens are more than the {limit} positions",
+            ids.len()
+        );
         Ok((ids, answer))
     }
 }

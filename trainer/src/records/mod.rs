@@ -33,6 +33,9 @@ pub fn by_image<'a>(
 }
 
 #[cfg(test)]
+mod proofs;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use std::path::PathBuf;
 
@@ -51,17 +54,27 @@ pub(crate) mod tests {
             closed: matches!(answer, "yes" | "no"),
             split: Split::Train,
             language: "en".into(),
-            place: Place { file: Path::new("made-up.json").into(), index: 0, line: 1 },
+            place: Place {
+                file: Path::new("made-up.json").into(),
+                index: 0,
+                line: 1,
+            },
         }
     }
 
     #[test]
     fn records_of_an_image_come_together() {
-        let records =
-            [record("b", "1", "yes"), record("a", "2", "no"), record("b", "3", "no")];
+        let records = [
+            record("b", "1", "yes"),
+            record("a", "2", "no"),
+            record("b", "3", "no"),
+        ];
         let gathered = by_image(&records);
         assert_eq!(gathered.len(), 2);
-        assert_eq!(gathered[0], (Path::new("b"), vec![&records[0], &records[2]]));
+        assert_eq!(
+            gathered[0],
+            (Path::new("b"), vec![&records[0], &records[2]])
+        );
         assert_eq!(gathered[1], (Path::new("a"), vec![&records[1]]));
     }
 }
