@@ -77,7 +77,7 @@ impl SplitMix {
 
     fn below(&mut self, bound: u64) -> u64 {
         // The upper half of the bits, so that a small bound is not served by the lowest ones alone.
-        (self.next() >> 32) * bound >> 32
+        ((self.next() >> 32) * bound) >> 32
     }
 }
 

@@ -1,5 +1,6 @@
 //! The sub-commands. Each turns its arguments into one call of the library.
 
+mod demo;
 mod key;
 mod serve;
 
@@ -17,6 +18,8 @@ pub struct Cli {
 enum Command {
     /// Load a base and answer requests over HTTP.
     Serve(Box<serve::ServeArgs>),
+    /// Show the main job with an embedded base and adapters, no download.
+    Demo(demo::DemoArgs),
     /// Make API keys.
     Key(key::KeyArgs),
 }
@@ -25,6 +28,7 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Key(args) => key::run(args),
     }
 }

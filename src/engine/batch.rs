@@ -38,18 +38,25 @@ pub(super) fn build(works: &[(&Work, &Sequence)], image_tokens: usize) -> Result
         }
         features.close(sequence)?;
         let rows = first_row..step.inputs.len();
-        step.positions.extend(work.positions.clone().map(|position| position as u32));
+        step.positions
+            .extend(work.positions.clone().map(|position| position as u32));
         step.slots.resize(rows.end, work.slot);
         cache_rows.extend_from_slice(&work.cache_rows);
-        batch.logits_of.push(work.gives_token.then_some(step.logits_rows.len()));
+        batch
+            .logits_of
+            .push(work.gives_token.then_some(step.logits_rows.len()));
         if work.gives_token {
             step.logits_rows.push(rows.end as u32 - 1);
         }
-        step.segments.push(Segment { rows, keys: work.keys.clone() });
+        step.segments.push(Segment {
+            rows,
+            keys: work.keys.clone(),
+        });
     }
     if step.logits_rows.is_empty() {
         // The model wants a row to give logits of, even if nobody does.
-        step.logits_rows.extend((step.inputs.len() as u32).checked_sub(1));
+        step.logits_rows
+            .extend((step.inputs.len() as u32).checked_sub(1));
     }
     step.cache_rows = Some(cache_rows);
     step.image_features = features.cat()?;
@@ -77,8 +84,12 @@ impl Features {
 
     /// Ends the present sequence.
     fn close(&mut self, sequence: &Sequence) -> Result<()> {
-        let Some((first, count)) = self.run.take() else { return Ok(()) };
-        let Some(features) = &sequence.features else { bail!("images are not encoded") };
+        let Some((first, count)) = self.run.take() else {
+            return Ok(());
+        };
+        let Some(features) = &sequence.features else {
+            bail!("images are not encoded")
+        };
         self.parts.push(features.narrow(0, first, count)?);
         self.n_rows += count;
         Ok(())

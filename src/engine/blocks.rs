@@ -26,7 +26,11 @@ pub struct Reservation {
 impl BlockPool {
     /// `n_blocks` free blocks of `block_rows` rows each; block `b` begins at row `b * block_rows`.
     pub fn new(n_blocks: usize, block_rows: usize) -> Self {
-        Self { free: (0..n_blocks).collect(), block_rows, n_blocks }
+        Self {
+            free: (0..n_blocks).collect(),
+            block_rows,
+            n_blocks,
+        }
     }
 
     /// Whether [`Self::reserve`] would succeed.
@@ -41,7 +45,10 @@ impl BlockPool {
         }
         let n_blocks = rows.div_ceil(self.block_rows);
         let blocks = (0..n_blocks).map_while(|_| self.free.pop_first()).collect();
-        Some(Reservation { blocks, block_rows: self.block_rows })
+        Some(Reservation {
+            blocks,
+            block_rows: self.block_rows,
+        })
     }
 
     /// Takes blocks back.
@@ -66,7 +73,8 @@ impl Reservation {
     /// # Panics
     /// When a position is beyond the reservation.
     pub fn cache_rows(&self, positions: Range<usize>) -> Vec<u32> {
-        let row = |p: usize| self.blocks[p / self.block_rows] * self.block_rows + p % self.block_rows;
+        let row =
+            |p: usize| self.blocks[p / self.block_rows] * self.block_rows + p % self.block_rows;
         positions.map(|position| row(position) as u32).collect()
     }
 

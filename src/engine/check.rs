@@ -101,8 +101,10 @@ impl InvalidRequest {
     pub fn field(&self) -> &'static str {
         match self {
             Self::Range { field, .. } => field,
-            Self::EmptyPrompt | Self::Token { .. } => "prompt",
-            Self::ImageRow { .. } | Self::ImageCount { .. } => "prompt",
+            Self::EmptyPrompt
+            | Self::Token { .. }
+            | Self::ImageRow { .. }
+            | Self::ImageCount { .. } => "prompt",
             Self::Image { .. } => "images",
             Self::AdapterRow { .. } | Self::NoAdapterSlots => "adapter",
         }

@@ -55,7 +55,14 @@ impl Compute {
         let cache_rows = config.n_blocks() * config.block_rows;
         let bank = new_bank(&*model, &base_row, config.bank_slots)?;
         let cache = Some(new_cache(&*model, cache_rows)?);
-        Ok(Self { model, base_row, bank_slots: config.bank_slots, cache_rows, bank, cache })
+        Ok(Self {
+            model,
+            base_row,
+            bank_slots: config.bank_slots,
+            cache_rows,
+            bank,
+            cache,
+        })
     }
 
     /// An empty bank and an empty cache.
@@ -74,16 +81,22 @@ impl Compute {
 
     /// Fills a slot that no running sequence uses.
     pub fn fill(&mut self, slot: u32, row: &[f32]) -> std::result::Result<(), RequestError> {
-        self.bank.fill(slot, row).map_err(|error| RequestError::Model { message: first_line(&error) })
+        self.bank
+            .fill(slot, row)
+            .map_err(|error| RequestError::Model {
+                message: first_line(&error),
+            })
     }
 
     /// The image features of each sequence, `[images * image_tokens, hidden]`. `sequences`: with their
     /// slots. All at once; if that gives an error, each alone, so that only the culprit fails. After a
     /// panic the outcomes may be fewer than the sequences; those left out may be tried again.
     pub fn encode(&self, sequences: &[(&Sequence, u32)]) -> Computed<Tensor> {
-        each_alone_on_error(sequences, &|sequences: &[(&Sequence, u32)]| {
-            let pixels: Vec<&Tensor> =
-                sequences.iter().flat_map(|(sequence, _)| &sequence.request.images).collect();
+        each_alone_on_error(sequences, &|sequences| {
+            let pixels: Vec<&Tensor> = sequences
+                .iter()
+                .flat_map(|(sequence, _)| &sequence.request.images)
+                .collect();
             let slots: Vec<u32> = sequences
                 .iter()
                 .flat_map(|(sequence, slot)| vec![*slot; sequence.request.images.len()])
@@ -93,7 +106,10 @@ impl Compute {
             let rows = features.dim(0)?;
             let each = self.model.shape().image_tokens;
             if rows != slots.len() * each {
-                bail!("{} images gave {rows} feature rows, each gives {each}", slots.len());
+                bail!(
+                    "{} images gave {rows} feature rows, each gives {each}",
+                    slots.len()
+                );
             }
             let mut first = 0;
             let of = |(sequence, _): &(&Sequence, u32)| {
@@ -109,7 +125,7 @@ impl Compute {
     /// may have left the cache locked or half written, so it counts as lost; work that was not reached
     /// after that has no outcome, so the outcomes may be fewer than the works.
     pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
-        let mut computed = each_alone_on_error(works, &|works: &[(&Work, &Sequence)]| self.logits(works));
+        let mut computed = each_alone_on_error(works, &|works| self.logits(works));
         computed.cache_lost = computed.panics > 0;
         computed
     }
@@ -117,14 +133,27 @@ impl Compute {
     fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Vec<f32>>>> {
         let shape = self.model.shape();
         let batch = batch::build(works, shape.image_tokens)?;
-        let logits = self.model.forward(&batch.step, &self.bank, self.cache.as_ref())?;
+        let logits = self
+            .model
+            .forward(&batch.step, &self.bank, self.cache.as_ref())?;
         let wanted = (batch.step.logits_rows.len(), shape.vocab_size);
         if logits.dims2()? != wanted {
-            bail!("the model gave logits {:?}, {wanted:?} were wanted", logits.shape());
+            bail!(
+                "the model gave logits {:?}, {wanted:?} were wanted",
+                logits.shape()
+            );
         }
-        let mut rows: Vec<Option<Vec<f32>>> =
-            logits.to_dtype(DType::F32)?.to_vec2()?.into_iter().map(Some).collect();
-        Ok(batch.logits_of.iter().map(|row| row.and_then(|row| rows[row].take())).collect())
+        let mut rows: Vec<Option<Vec<f32>>> = logits
+            .to_dtype(DType::F32)?
+            .to_vec2()?
+            .into_iter()
+            .map(Some)
+            .collect();
+        Ok(batch
+            .logits_of
+            .iter()
+            .map(|row| row.and_then(|row| rows[row].take()))
+            .collect())
     }
 }
 
@@ -134,12 +163,18 @@ fn each_alone_on_error<I: Copy, T>(
     items: &[I],
     run: &dyn Fn(&[I]) -> Result<Vec<T>>,
 ) -> Computed<T> {
-    let mut computed = Computed { outcomes: Vec::new(), panics: 0, cache_lost: false };
+    let mut computed = Computed {
+        outcomes: Vec::new(),
+        panics: 0,
+        cache_lost: false,
+    };
     match guarded(|| run(items)) {
         Ok(values) => computed.outcomes.extend(values.into_iter().map(Ok)),
         Err(Fault::Panic) => {
             computed.panics = 1;
-            computed.outcomes.extend(items.iter().map(|_| Err(RequestError::Panicked)));
+            computed
+                .outcomes
+                .extend(items.iter().map(|_| Err(RequestError::Panicked)));
         }
         Err(Fault::Error(message)) if items.len() == 1 => {
             computed.outcomes.push(Err(RequestError::Model { message }));
@@ -169,7 +204,12 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> std::result::Result<T, Fault> 
 
 /// The error without the backtrace that candle may add, which is nothing for a client.
 fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn new_bank(
@@ -177,12 +217,20 @@ fn new_bank(
     base_row: &[f32],
     n_slots: usize,
 ) -> std::result::Result<NormBank, EngineError> {
-    NormBank::resident(model.sites(), base_row, n_slots, model.device())
-        .map_err(|source| EngineError::Allocate { what: "norm bank", source })
+    NormBank::resident(model.sites(), base_row, n_slots, model.device()).map_err(|source| {
+        EngineError::Allocate {
+            what: "norm bank",
+            source,
+        }
+    })
 }
 
 fn new_cache(model: &dyn MedVlm, rows: usize) -> std::result::Result<KvCache, EngineError> {
     let shape = model.shape();
-    KvCache::new(shape.n_layers, rows, shape.kv_width, model.device())
-        .map_err(|source| EngineError::Allocate { what: "KV cache", source })
+    KvCache::new(shape.n_layers, rows, shape.kv_width, model.device()).map_err(|source| {
+        EngineError::Allocate {
+            what: "KV cache",
+            source,
+        }
+    })
 }

@@ -4,14 +4,14 @@
 //! exactly one terminal event. It knows no HTTP, no files and no family of models.
 //!
 //! The life of a request:
-//! 1. [`EngineHandle::submit`] checks it against the model's numbers ([`check`]) and puts it in the
+//! 1. [`EngineHandle::submit`] checks it against the model's numbers (`check`) and puts it in the
 //!    bounded queue.
-//! 2. The thread ([`thread`]) asks the [`scheduler`] whom to admit: a place among the running, rows of
-//!    the KV cache ([`blocks`]) for prompt and answer, and a bank slot for the adapter, all held until
+//! 2. The thread (`thread`) asks the `scheduler` whom to admit: a place among the running, rows of
+//!    the KV cache (`blocks`) for prompt and answer, and a bank slot for the adapter, all held until
 //!    the last token. A slot that is new to the adapter is filled; the images are encoded.
-//! 3. Every step the scheduler says which rows of which sequence are computed; the [`runner`] makes
+//! 3. Every step the scheduler says which rows of which sequence are computed; the `runner` makes
 //!    one ragged [`crate::model::step::Step`] of them and runs the forward.
-//! 4. The [`sampler`] picks a token of the logits, [`text`] turns it into text that no stop string can
+//! 4. The `sampler` picks a token of the logits, `text` turns it into text that no stop string can
 //!    take back, and the client gets both.
 //! 5. End of text, a stop string, the length, the deadline or the client's leaving ends the sequence;
 //!    its rows and its slot go back.

@@ -128,7 +128,9 @@ impl Runner {
 
     fn admit(&mut self) {
         while let Some(Admission { id, slot, fill }) = self.scheduler.admit_next() {
-            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
+            let Some(sequence) = self.sequences.get_mut(&id) else {
+                continue;
+            };
             sequence.admit(Instant::now());
             self.board.waiting.fetch_sub(1, Ordering::Relaxed);
             let adapter = sequence.request.adapter.as_ref().filter(|_| fill);
@@ -149,7 +151,9 @@ impl Runner {
         let mut group: Vec<(SequenceId, u32)> = Vec::new();
         let mut images = 0;
         for work in works.iter() {
-            let Some(sequence) = self.sequences.get(&work.id) else { continue };
+            let Some(sequence) = self.sequences.get(&work.id) else {
+                continue;
+            };
             if !sequence.lacks_features(work.positions.clone()) {
                 continue;
             }
@@ -212,7 +216,9 @@ impl Runner {
 
     /// Books what a step computed for a sequence; with logits, gives it its next token.
     fn advance(&mut self, work: &Work, logits: Option<&[f32]>) {
-        let Some(sequence) = self.sequences.get_mut(&work.id) else { return };
+        let Some(sequence) = self.sequences.get_mut(&work.id) else {
+            return;
+        };
         self.scheduler.computed(work);
         let prompt_rows = sequence.request.prompt.len();
         if work.positions.end >= prompt_rows {

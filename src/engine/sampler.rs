@@ -23,9 +23,11 @@ pub struct Draw {
 
 impl Draw {
     fn bits(self) -> u64 {
-        let state = self
-            .seed
-            .wrapping_add(self.index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let state = self.seed.wrapping_add(
+            self.index
+                .wrapping_add(1)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        );
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
@@ -60,14 +62,24 @@ impl<'a> Logits<'a> {
             return Err(NotFinite);
         }
         let max = f64::from(max);
-        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - max).exp()).sum();
-        Ok(Self { logits, log_sum_exp: max + sum.ln() })
+        let sum: f64 = logits
+            .iter()
+            .map(|logit| (f64::from(*logit) - max).exp())
+            .sum();
+        Ok(Self {
+            logits,
+            log_sum_exp: max + sum.ln(),
+        })
     }
 
     /// A token with its logit and its natural log probability.
     pub fn token(&self, token: u32) -> TopToken {
         let logit = self.logits[token as usize];
-        TopToken { token, logit, logprob: (f64::from(logit) - self.log_sum_exp) as f32 }
+        TopToken {
+            token,
+            logit,
+            logprob: (f64::from(logit) - self.log_sum_exp) as f32,
+        }
     }
 
     /// The `n` likeliest tokens, best first; equal ones by their number.
@@ -93,11 +105,13 @@ impl<'a> Logits<'a> {
         if let Some(top_k) = sampling.top_k {
             self.keep_best(&mut tokens, top_k);
         }
-        let max = tokens.iter().map(|token| self.logits[*token as usize]).fold(f32::MIN, f32::max);
+        let max = tokens
+            .iter()
+            .map(|token| self.logits[*token as usize])
+            .fold(f32::MIN, f32::max);
         let temperature = f64::from(sampling.temperature);
-        let weight = |token: u32| {
-            (f64::from(self.logits[token as usize] - max) / temperature).exp()
-        };
+        let weight =
+            |token: u32| (f64::from(self.logits[token as usize] - max) / temperature).exp();
         if sampling.top_p < 1.0 {
             let total: f64 = tokens.iter().map(|token| weight(*token)).sum();
             let top_p = f64::from(sampling.top_p);
@@ -149,7 +163,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn sampling(temperature: f32, top_k: Option<usize>, top_p: f32) -> Sampling {
-        Sampling { temperature, top_k, top_p, seed: None }
+        Sampling {
+            temperature,
+            top_k,
+            top_p,
+            seed: None,
+        }
     }
 
     fn counts(logits: &[f32], sampling: &Sampling, forbidden: &[u32]) -> Vec<usize> {
@@ -199,7 +218,12 @@ mod tests {
 
     #[test]
     fn rows_that_are_no_numbers_are_refused() {
-        for row in [&[0.0, f32::NAN][..], &[f32::INFINITY], &[f32::NEG_INFINITY], &[]] {
+        for row in [
+            &[0.0, f32::NAN][..],
+            &[f32::INFINITY],
+            &[f32::NEG_INFINITY],
+            &[],
+        ] {
             assert_eq!(Logits::new(row).err(), Some(NotFinite));
         }
         let draw = Draw { seed: 0, index: 3 };
@@ -213,14 +237,19 @@ mod tests {
         let values = [0.0, 2f32.ln(), 5f32.ln()];
         let share = |counts: Vec<usize>| counts[2] as f64 / 20_000.0;
         assert!((share(counts(&values, &sampling(1.0, None, 1.0), &[])) - 0.625).abs() < 0.015);
-        assert!((share(counts(&values, &sampling(0.5, None, 1.0), &[])) - 25.0 / 30.0).abs() < 0.015);
+        assert!(
+            (share(counts(&values, &sampling(0.5, None, 1.0), &[])) - 25.0 / 30.0).abs() < 0.015
+        );
     }
 
     #[test]
     fn top_k_and_top_p_cut_the_tail() {
         let values = [0.0, 2f32.ln(), 5f32.ln()];
         let seen = |s: Sampling, forbidden: &[u32]| -> Vec<bool> {
-            counts(&values, &s, forbidden).into_iter().map(|n| n > 0).collect()
+            counts(&values, &s, forbidden)
+                .into_iter()
+                .map(|n| n > 0)
+                .collect()
         };
         assert_eq!(seen(sampling(1.0, Some(2), 1.0), &[]), [false, true, true]);
         assert_eq!(seen(sampling(1.0, Some(2), 1.0), &[2]), [true, true, false]);
@@ -228,7 +257,10 @@ mod tests {
         assert_eq!(seen(sampling(1.0, None, 0.63), &[]), [false, true, true]);
         assert_eq!(seen(sampling(1.0, None, 0.88), &[]), [true, true, true]);
         // Of the two best, 5/7 = 0.714 is the best one's share.
-        assert_eq!(seen(sampling(1.0, Some(2), 0.71), &[]), [false, false, true]);
+        assert_eq!(
+            seen(sampling(1.0, Some(2), 0.71), &[]),
+            [false, false, true]
+        );
         assert_eq!(seen(sampling(1.0, Some(2), 0.72), &[]), [false, true, true]);
     }
 

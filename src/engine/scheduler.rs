@@ -141,13 +141,23 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler over free blocks and slots.
     pub fn new(limits: Limits, blocks: BlockPool, slots: SlotTable) -> Self {
-        Self { limits, blocks, slots, waiting: VecDeque::new(), running: Vec::new() }
+        Self {
+            limits,
+            blocks,
+            slots,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+        }
     }
 
     /// Puts a sequence at the end of the queue. Its rows must fit the pool, and the bank must have a
     /// slot for an adapter if it has one: the owner refuses what can never run.
     pub fn enqueue(&mut self, id: SequenceId, demand: Demand) {
-        self.waiting.push_back(Waiting { id, demand, overtaken: 0 });
+        self.waiting.push_back(Waiting {
+            id,
+            demand,
+            overtaken: 0,
+        });
     }
 
     /// Admits one sequence, if one can be. Call until `None` before each step.
@@ -156,7 +166,11 @@ impl Scheduler {
             return None;
         }
         for index in 0..self.waiting.len() {
-            let Waiting { id, demand, overtaken } = self.waiting[index];
+            let Waiting {
+                id,
+                demand,
+                overtaken,
+            } = self.waiting[index];
             if !self.images_fit(demand.images) || !self.blocks.fits(demand.cache_rows()) {
                 return None;
             }
@@ -168,16 +182,32 @@ impl Scheduler {
             };
             let reservation = self.blocks.reserve(demand.cache_rows()).expect("it fits");
             self.waiting.remove(index);
-            self.waiting.iter_mut().take(index).for_each(|passed| passed.overtaken += 1);
+            self.waiting
+                .iter_mut()
+                .take(index)
+                .for_each(|passed| passed.overtaken += 1);
             let known = demand.prompt_rows;
-            self.running.push(Running { id, demand, slot, reservation, known, done: 0 });
-            return Some(Admission { id, slot: slot as u32, fill });
+            self.running.push(Running {
+                id,
+                demand,
+                slot,
+                reservation,
+                known,
+                done: 0,
+            });
+            return Some(Admission {
+                id,
+                slot: slot as u32,
+                fill,
+            });
         }
         None
     }
 
     fn acquire(&mut self, generation: Option<&Generation>) -> Option<(usize, bool)> {
-        let Some(generation) = generation else { return Some((BASE_SLOT, false)) };
+        let Some(generation) = generation else {
+            return Some((BASE_SLOT, false));
+        };
         match self.slots.acquire(generation) {
             Acquire::Resident(slot) => Some((slot, false)),
             Acquire::Fill(slot) => Some((slot, true)),
@@ -225,7 +255,11 @@ impl Scheduler {
 
     /// A step has computed this work.
     pub fn computed(&mut self, work: &Work) {
-        if let Some(running) = self.running.iter_mut().find(|running| running.id == work.id) {
+        if let Some(running) = self
+            .running
+            .iter_mut()
+            .find(|running| running.id == work.id)
+        {
             running.done = work.positions.end;
         }
     }
@@ -273,8 +307,14 @@ impl Scheduler {
     /// The adapters of the running and of the waiting sequences; the same one as often as it is used.
     pub fn adapters(&self) -> [Vec<Generation>; 2] {
         [
-            self.running.iter().filter_map(|running| running.demand.generation).collect(),
-            self.waiting.iter().filter_map(|waiting| waiting.demand.generation).collect(),
+            self.running
+                .iter()
+                .filter_map(|running| running.demand.generation)
+                .collect(),
+            self.waiting
+                .iter()
+                .filter_map(|waiting| waiting.demand.generation)
+                .collect(),
         ]
     }
 

@@ -9,11 +9,20 @@ use super::*;
 const BLOCK_ROWS: usize = 4;
 
 fn limits() -> Limits {
-    Limits { max_sequences: 4, max_step_rows: 10, max_step_images: 2, overtakes: 3 }
+    Limits {
+        max_sequences: 4,
+        max_step_rows: 10,
+        max_step_images: 2,
+        overtakes: 3,
+    }
 }
 
 fn scheduler(limits: Limits, n_blocks: usize, n_slots: usize) -> Scheduler {
-    Scheduler::new(limits, BlockPool::new(n_blocks, BLOCK_ROWS), SlotTable::new(n_slots))
+    Scheduler::new(
+        limits,
+        BlockPool::new(n_blocks, BLOCK_ROWS),
+        SlotTable::new(n_slots),
+    )
 }
 
 fn generation(id: u8) -> Generation {
@@ -21,11 +30,18 @@ fn generation(id: u8) -> Generation {
 }
 
 fn demand(prompt_rows: usize, max_tokens: usize, adapter: Option<u8>) -> Demand {
-    Demand { prompt_rows, max_tokens, images: 0, generation: adapter.map(generation) }
+    Demand {
+        prompt_rows,
+        max_tokens,
+        images: 0,
+        generation: adapter.map(generation),
+    }
 }
 
 fn admitted(scheduler: &mut Scheduler) -> Vec<u64> {
-    std::iter::from_fn(|| scheduler.admit_next()).map(|admission| admission.id.0).collect()
+    std::iter::from_fn(|| scheduler.admit_next())
+        .map(|admission| admission.id.0)
+        .collect()
 }
 
 /// Runs one step to its end: every sequence that gives a token goes on.
@@ -37,7 +53,10 @@ fn step(scheduler: &mut Scheduler) -> Vec<(u64, Range<usize>, bool)> {
             scheduler.token_chosen(work.id);
         }
     }
-    works.into_iter().map(|work| (work.id.0, work.positions, work.gives_token)).collect()
+    works
+        .into_iter()
+        .map(|work| (work.id.0, work.positions, work.gives_token))
+        .collect()
 }
 
 #[test]
@@ -52,7 +71,10 @@ fn answers_go_first_and_long_prompts_in_pieces() {
     assert_eq!(admitted(&mut scheduler), [1]);
     assert_eq!(step(&mut scheduler), [(0, 3..4, true), (1, 0..9, false)]);
     assert_eq!(admitted(&mut scheduler), [2]);
-    assert_eq!(step(&mut scheduler), [(0, 4..5, true), (1, 9..15, true), (2, 0..2, true)]);
+    assert_eq!(
+        step(&mut scheduler),
+        [(0, 4..5, true), (1, 9..15, true), (2, 0..2, true)]
+    );
 }
 
 #[test]
@@ -62,17 +84,33 @@ fn work_names_the_rows_and_the_keys_of_its_blocks() {
     scheduler.enqueue(SequenceId(1), demand(6, 2, None));
     admitted(&mut scheduler);
     let works = scheduler.plan();
-    assert_eq!((works[1].cache_rows.clone(), works[1].keys.clone()), ((4..10).collect(), vec![4..10]));
+    assert_eq!(
+        (works[1].cache_rows.clone(), works[1].keys.clone()),
+        ((4..10).collect(), vec![4..10])
+    );
     assert!(scheduler.end(SequenceId(0)) && !scheduler.end(SequenceId(0)));
     step(&mut scheduler);
     let works = scheduler.plan();
-    assert_eq!((works[0].cache_rows.clone(), works[0].keys.clone()), (vec![10], vec![4..11]));
+    assert_eq!(
+        (works[0].cache_rows.clone(), works[0].keys.clone()),
+        (vec![10], vec![4..11])
+    );
 }
 
 #[test]
 fn images_wait_for_the_next_step_but_many_of_one_request_do_not_wait_for_ever() {
-    let mut scheduler = scheduler(Limits { max_step_rows: 100, ..limits() }, 40, 1);
-    let with_images = |images| Demand { images, ..demand(4, 2, None) };
+    let mut scheduler = scheduler(
+        Limits {
+            max_step_rows: 100,
+            ..limits()
+        },
+        40,
+        1,
+    );
+    let with_images = |images| Demand {
+        images,
+        ..demand(4, 2, None)
+    };
     for (id, images) in [1, 1, 5, 1].into_iter().enumerate() {
         scheduler.enqueue(SequenceId(id as u64), with_images(images));
     }
@@ -97,7 +135,15 @@ fn memory_is_given_in_order() {
 
 #[test]
 fn a_request_without_a_slot_is_passed_but_not_for_ever() {
-    let mut scheduler = scheduler(Limits { max_sequences: 99, max_step_rows: 99, ..limits() }, 99, 2);
+    let mut scheduler = scheduler(
+        Limits {
+            max_sequences: 99,
+            max_step_rows: 99,
+            ..limits()
+        },
+        99,
+        2,
+    );
     scheduler.enqueue(SequenceId(0), demand(1, 9, Some(1)));
     scheduler.enqueue(SequenceId(1), demand(1, 9, Some(2)));
     for id in 2..8 {
@@ -105,13 +151,30 @@ fn a_request_without_a_slot_is_passed_but_not_for_ever() {
         scheduler.enqueue(SequenceId(id), demand(1, 9, adapter));
     }
     assert_eq!(admitted(&mut scheduler), [0, 2, 3, 4]);
-    assert_eq!(scheduler.adapters(), [vec![generation(1); 2], [2, 1, 1].map(generation).to_vec()]);
+    assert_eq!(
+        scheduler.adapters(),
+        [vec![generation(1); 2], [2, 1, 1].map(generation).to_vec()]
+    );
     scheduler.end(SequenceId(0));
-    assert!(admitted(&mut scheduler).is_empty(), "the other user of its slot still runs");
+    assert!(
+        admitted(&mut scheduler).is_empty(),
+        "the other user of its slot still runs"
+    );
     scheduler.end(SequenceId(3));
     let next = scheduler.admit_next();
-    assert_eq!(next, Some(Admission { id: SequenceId(1), slot: 1, fill: true }));
-    assert_eq!(admitted(&mut scheduler), [6], "the base passes those that wait for the first adapter");
+    assert_eq!(
+        next,
+        Some(Admission {
+            id: SequenceId(1),
+            slot: 1,
+            fill: true
+        })
+    );
+    assert_eq!(
+        admitted(&mut scheduler),
+        [6],
+        "the base passes those that wait for the first adapter"
+    );
 }
 
 #[test]
@@ -119,11 +182,22 @@ fn a_failed_fill_gives_everything_back() {
     let mut scheduler = scheduler(limits(), 9, 2);
     scheduler.enqueue(SequenceId(0), demand(1, 9, Some(1)));
     scheduler.enqueue(SequenceId(1), demand(1, 9, Some(1)));
-    assert!(scheduler.admit_next().is_some_and(|admission| admission.fill));
+    assert!(
+        scheduler
+            .admit_next()
+            .is_some_and(|admission| admission.fill)
+    );
     scheduler.fill_failed(SequenceId(0));
     assert!(!scheduler.end(SequenceId(0)));
-    assert_eq!((scheduler.slots().in_use(), scheduler.blocks().rows_used()), (0, 0));
-    assert!(scheduler.admit_next().is_some_and(|admission| admission.fill));
+    assert_eq!(
+        (scheduler.slots().in_use(), scheduler.blocks().rows_used()),
+        (0, 0)
+    );
+    assert!(
+        scheduler
+            .admit_next()
+            .is_some_and(|admission| admission.fill)
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -145,8 +219,12 @@ fn planned() -> impl Strategy<Value = Planned> {
         },
     );
     let leaves = prop::option::weighted(0.2, 0usize..60);
-    (demand, 0usize..40, 1usize..14, leaves)
-        .prop_map(|(demand, comes, length, leaves)| Planned { demand, comes, length, leaves })
+    (demand, 0usize..40, 1usize..14, leaves).prop_map(|(demand, comes, length, leaves)| Planned {
+        demand,
+        comes,
+        length,
+        leaves,
+    })
 }
 
 /// What the test knows of a sequence that runs.

@@ -45,13 +45,20 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub fn new(submitted: Submitted, tokenizer: &Arc<TextTokenizer>) -> Self {
-        let Submitted { request, events, at } = submitted;
+        let Submitted {
+            request,
+            events,
+            at,
+        } = submitted;
         Self {
             features: None,
             tokens: Vec::new(),
             text: AnswerText::new(tokenizer.stream(), request.stop.clone()),
             // The standard library's hasher is keyed with the system's randomness.
-            seed: request.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(at)),
+            seed: request
+                .sampling
+                .seed
+                .unwrap_or_else(|| RandomState::new().hash_one(at)),
             tokenizer: Arc::clone(tokenizer),
             request,
             events,
@@ -68,7 +75,11 @@ impl Sequence {
             prompt_rows: self.request.prompt.len(),
             max_tokens: self.request.max_tokens,
             images: self.request.images.len(),
-            generation: self.request.adapter.as_ref().map(|adapter| adapter.generation),
+            generation: self
+                .request
+                .adapter
+                .as_ref()
+                .map(|adapter| adapter.generation),
         }
     }
 
@@ -87,14 +98,20 @@ impl Sequence {
     /// Whether these positions need image features that are not there.
     pub fn lacks_features(&self, positions: Range<usize>) -> bool {
         self.features.is_none()
-            && self.inputs(positions).any(|input| matches!(input, PromptToken::Image { .. }))
+            && self
+                .inputs(positions)
+                .any(|input| matches!(input, PromptToken::Image { .. }))
     }
 
     /// Whether its client has gone or its time is over.
     pub fn interrupted(&self, now: Instant) -> Option<FinishReason> {
         if self.events.is_closed() {
             Some(FinishReason::Cancelled)
-        } else if self.request.deadline.is_some_and(|deadline| deadline <= now) {
+        } else if self
+            .request
+            .deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
             Some(FinishReason::Deadline)
         } else {
             None
@@ -120,8 +137,15 @@ impl Sequence {
         let index = self.tokens.len();
         let may_end = index >= self.request.min_tokens;
         let eos = self.tokenizer.eos_ids();
-        let forbidden = if self.request.ignore_eos || !may_end { eos } else { &[] };
-        let draw = Draw { seed: self.seed, index: index as u64 };
+        let forbidden = if self.request.ignore_eos || !may_end {
+            eos
+        } else {
+            &[]
+        };
+        let draw = Draw {
+            seed: self.seed,
+            index: index as u64,
+        };
         let token = logits.choose(&self.request.sampling, forbidden, draw)?;
         let end_of_text = eos.contains(&token);
         self.tokens.push(token);
@@ -164,7 +188,11 @@ impl Sequence {
         }
         let rest = self.text.finish()?;
         let by_stop = end_of_text || rest.stopped;
-        let reason = if by_stop { FinishReason::Stop } else { FinishReason::Length };
+        let reason = if by_stop {
+            FinishReason::Stop
+        } else {
+            FinishReason::Length
+        };
         Ok((text + &rest.text, Some(reason)))
     }
 
@@ -204,6 +232,8 @@ impl From<NotFinite> for RequestError {
 
 impl From<TokenizerError> for RequestError {
     fn from(error: TokenizerError) -> Self {
-        Self::Text { message: error.to_string() }
+        Self::Text {
+            message: error.to_string(),
+        }
     }
 }

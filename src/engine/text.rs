@@ -24,12 +24,17 @@ pub struct AnswerText {
 impl AnswerText {
     /// `stop`: texts of one character or more.
     pub fn new(stream: TextStream, stop: Vec<String>) -> Self {
-        Self { stream, stops: StopFilter::new(stop) }
+        Self {
+            stream,
+            stops: StopFilter::new(stop),
+        }
     }
 
     /// Takes a token. With `Stops::Ignore` its text is passed on unread.
     pub fn push(&mut self, token: u32, stops: Stops) -> Result<Piece, TokenizerError> {
-        let Some(text) = self.stream.push(token)? else { return Ok(Piece::default()) };
+        let Some(text) = self.stream.push(token)? else {
+            return Ok(Piece::default());
+        };
         Ok(self.stops.push(&text, stops))
     }
 
@@ -63,26 +68,44 @@ struct StopFilter {
 
 impl StopFilter {
     fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+        Self {
+            stops,
+            held: String::new(),
+        }
     }
 
     fn push(&mut self, text: &str, stops: Stops) -> Piece {
         let mut text = std::mem::take(&mut self.held) + text;
         if stops == Stops::Ignore {
-            return Piece { text, stopped: false };
+            return Piece {
+                text,
+                stopped: false,
+            };
         }
         // The one that ends first, as if the text came by characters; the longest of those.
-        let found = self.stops.iter().filter_map(|stop| Some((text.find(stop)?, stop.len())));
+        let found = self
+            .stops
+            .iter()
+            .filter_map(|stop| Some((text.find(stop)?, stop.len())));
         if let Some((start, _)) = found.min_by_key(|(start, len)| (start + len, *start)) {
             text.truncate(start);
-            return Piece { text, stopped: true };
+            return Piece {
+                text,
+                stopped: true,
+            };
         }
         let begins = |held: &str| self.stops.iter().any(|stop| stop.starts_with(held));
-        let start = text.char_indices().map(|(start, _)| start).find(|start| begins(&text[*start..]));
+        let start = text
+            .char_indices()
+            .map(|(start, _)| start)
+            .find(|start| begins(&text[*start..]));
         if let Some(start) = start {
             self.held = text.split_off(start);
         }
-        Piece { text, stopped: false }
+        Piece {
+            text,
+            stopped: false,
+        }
     }
 }
 
@@ -108,9 +131,18 @@ mod tests {
 
     #[test]
     fn what_may_begin_a_stop_string_is_held_back() {
-        assert_eq!(filter(&["\n\n"], &["a\n", "b\n", "\nc"]), (vec!["a".into(), "\nb".into(), "".into()], true));
-        assert_eq!(filter(&["END"], &["xE", "NE", "ND"]), (vec!["x".into(), "EN".into(), "".into()], true));
-        assert_eq!(filter(&["END"], &["xE", "N"]), (vec!["x".into(), "".into(), "EN".into()], false));
+        assert_eq!(
+            filter(&["\n\n"], &["a\n", "b\n", "\nc"]),
+            (vec!["a".into(), "\nb".into(), String::new()], true)
+        );
+        assert_eq!(
+            filter(&["END"], &["xE", "NE", "ND"]),
+            (vec!["x".into(), "EN".into(), String::new()], true)
+        );
+        assert_eq!(
+            filter(&["END"], &["xE", "N"]),
+            (vec!["x".into(), String::new(), "EN".into()], false)
+        );
     }
 
     #[test]
@@ -122,11 +154,20 @@ mod tests {
     #[test]
     fn ignored_text_is_passed_on_and_forgotten() {
         let mut filter = StopFilter::new(vec!["ab".into()]);
-        let passed = |text: &str| Piece { text: text.into(), stopped: false };
+        let passed = |text: &str| Piece {
+            text: text.into(),
+            stopped: false,
+        };
         assert_eq!(filter.push("ab a", Stops::Ignore), passed("ab a"));
         assert_eq!(filter.push("b", Stops::Watch), passed("b"));
         assert_eq!(filter.push("a", Stops::Watch), passed(""));
-        assert_eq!(filter.push("b", Stops::Watch), Piece { text: "".into(), stopped: true });
+        assert_eq!(
+            filter.push("b", Stops::Watch),
+            Piece {
+                text: String::new(),
+                stopped: true
+            }
+        );
     }
 
     proptest! {

@@ -22,14 +22,15 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
-            run(runner, requests);
-            // Requests that were never taken in are gone with the channel.
+            run(runner, &requests);
+            // Requests that were never taken in go with the channel.
+            drop(requests);
             board.waiting.store(0, Ordering::Relaxed);
         })
         .map_err(EngineError::Thread)
 }
 
-fn run(mut runner: Runner, requests: Receiver<Submitted>) {
+fn run(mut runner: Runner, requests: &Receiver<Submitted>) {
     loop {
         if runner.is_idle() {
             match requests.recv() {

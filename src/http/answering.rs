@@ -11,7 +11,7 @@ use actix_web::http::header::HeaderName;
 use super::error::{ApiError, Kind};
 use super::exchange::Exchange;
 use super::openai::response::{Collected, finish_reason};
-use super::service::MadeBy;
+use super::question::MadeBy;
 use super::state::State;
 use crate::engine::{Answer, Event};
 

@@ -14,7 +14,8 @@ use super::exchange::Exchange;
 use super::images;
 use super::openai::request::ChatRequest;
 use super::openai::response::{Envelope, completion};
-use super::service::{Asked, Limits, Question, Service, blocking, unix_now};
+use super::question::{Asked, Question};
+use super::service::{Limits, Service, blocking, unix_now};
 use super::sse::{ChatStream, Parts, Wants};
 use super::state::State;
 

@@ -1,6 +1,6 @@
 //! What a client hears when a request cannot be served.
 //!
-//! In: the errors of the parts below. Out: a status and `{"error": {message, type, param, code}}`. A
+//! In: a kind, a message, a field. Out: a status and `{"error": {message, type, param, code}}`. A
 //! message names the field and the limit, never a path, another tenant or what the client sent. What only
 //! the operator should know goes to the log.
 
@@ -9,11 +9,8 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use norma_adapters::{AdapterError, Generation, ManifestError, RegistryError, StoreError};
+use norma_adapters::Generation;
 use serde_json::json;
-
-use crate::engine::{InvalidRequest, RequestError, SubmitError};
-use crate::preprocess::{ImageError, PreprocessError, PromptError};
 
 /// What kind of failure it is; decides the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +100,16 @@ pub struct ApiError {
     message: String,
     param: Option<String>,
     code: &'static str,
+    detail: Option<Box<Detail>>,
+}
+
+/// What few errors have.
+#[derive(Clone, Debug)]
+enum Detail {
     /// What the alias names, where that was not what the client expected.
-    present: Option<Option<Generation>>,
+    Present(Option<Generation>),
     /// What a path does answer to.
-    allow: Option<String>,
+    Allow(String),
 }
 
 impl ApiError {
@@ -118,8 +121,7 @@ impl ApiError {
             message,
             param: None,
             code,
-            present: None,
-            allow: None,
+            detail: None,
         }
     }
 
@@ -148,8 +150,9 @@ impl ApiError {
     /// A method that a path does not have.
     pub fn method(allow: String) -> Self {
         let message = format!("this path answers to {allow}");
+        let detail = Some(Box::new(Detail::Allow(allow)));
         Self {
-            allow: Some(allow),
+            detail,
             ..Self::new(Kind::MethodNotAllowed, message)
         }
     }
@@ -171,7 +174,7 @@ impl ApiError {
     /// Adds what the alias names at present.
     #[must_use]
     pub fn with_present(mut self, present: Option<Generation>) -> Self {
-        self.present = Some(present);
+        self.detail = Some(Box::new(Detail::Present(present)));
         self
     }
 
@@ -198,7 +201,7 @@ impl ApiError {
             "param": self.param,
             "code": self.code,
         });
-        if let Some(present) = &self.present {
+        if let Some(Detail::Present(present)) = self.detail.as_deref() {
             error["present_generation"] = json!(present);
         }
         json!({ "error": error })
@@ -234,132 +237,10 @@ impl ResponseError for ApiError {
             }
             _ => {}
         }
-        if let Some(allow) = &self.allow {
+        if let Some(Detail::Allow(allow)) = self.detail.as_deref() {
             response.insert_header((ALLOW, allow.as_str()));
         }
         response.json(self.to_json())
-    }
-}
-
-impl From<SubmitError> for ApiError {
-    fn from(error: SubmitError) -> Self {
-        let message = error.to_string();
-        match error {
-            SubmitError::QueueFull { .. } => Self::new(Kind::TooMany, message),
-            SubmitError::TooLong { .. } => {
-                Self::bad("messages", message).with_code("context_length_exceeded")
-            }
-            SubmitError::ShuttingDown => Self::new(Kind::Unavailable, message),
-            SubmitError::Invalid(error) => error.into(),
-        }
-    }
-}
-
-impl From<InvalidRequest> for ApiError {
-    fn from(error: InvalidRequest) -> Self {
-        Self::bad(error.field(), error.to_string())
-    }
-}
-
-impl From<RequestError> for ApiError {
-    fn from(error: RequestError) -> Self {
-        match error {
-            RequestError::Stopped => Self::new(Kind::Unavailable, error.to_string()),
-            RequestError::Model { .. }
-            | RequestError::Logits
-            | RequestError::Text { .. }
-            | RequestError::Panicked => Self::internal(&error),
-        }
-    }
-}
-
-impl From<PromptError> for ApiError {
-    fn from(error: PromptError) -> Self {
-        if error.is_request() {
-            Self::bad("messages", error.to_string())
-        } else {
-            Self::internal(&error)
-        }
-    }
-}
-
-impl From<PreprocessError> for ApiError {
-    fn from(error: PreprocessError) -> Self {
-        Self::internal(&error)
-    }
-}
-
-impl From<ImageError> for ApiError {
-    fn from(error: ImageError) -> Self {
-        let kind = match &error {
-            ImageError::TooManyBytes { .. }
-            | ImageError::SideTooLong { .. }
-            | ImageError::TooManyPixels { .. } => Kind::TooLarge,
-            ImageError::Empty
-            | ImageError::Format { .. }
-            | ImageError::NoPixels { .. }
-            | ImageError::Truncated { .. }
-            | ImageError::Unsupported { .. }
-            | ImageError::Corrupt { .. } => Kind::BadRequest,
-        };
-        let code = if kind == Kind::TooLarge {
-            "image_too_large"
-        } else {
-            "invalid_image"
-        };
-        Self::new(kind, error.to_string()).with_code(code)
-    }
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::TooLarge { .. } => {
-                Self::new(Kind::TooLarge, error.to_string()).with_param("file")
-            }
-            StoreError::Io { .. }
-            | StoreError::Gone { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Locked => Self::internal(&error),
-        }
-    }
-}
-
-impl From<RegistryError> for ApiError {
-    fn from(error: RegistryError) -> Self {
-        let message = error.to_string();
-        match error {
-            RegistryError::Name { field } => Self::bad(field, message),
-            RegistryError::AliasConflict { present, .. } => Self::new(Kind::Conflict, message)
-                .with_param("alias")
-                .with_present(present),
-            RegistryError::UnknownGeneration { .. } => Self::new(Kind::NotFound, message)
-                .with_param("generation")
-                .with_code("generation_not_found"),
-            RegistryError::OtherBase { .. } => Self::new(Kind::Unprocessable, message)
-                .with_param("generation")
-                .with_code("base"),
-            RegistryError::Store(error) => error.into(),
-            RegistryError::NotTheUpload { .. }
-            | RegistryError::Database(_)
-            | RegistryError::Version { .. } => Self::internal(&error),
-        }
-    }
-}
-
-impl From<AdapterError> for ApiError {
-    fn from(error: AdapterError) -> Self {
-        let code = error.reason();
-        let message = match &error {
-            // serde's words for the place of a fault in JSON are worth having.
-            AdapterError::Manifest(manifest @ ManifestError::Unreadable { .. }) => {
-                manifest.to_string()
-            }
-            other => other.to_string(),
-        };
-        Self::new(Kind::Unprocessable, message)
-            .with_param("file")
-            .with_code(code)
     }
 }
 
@@ -390,6 +271,8 @@ pub fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::SubmitError;
+    use norma_adapters::StoreError;
 
     #[test]
     fn bodies_have_the_four_fields_and_the_status_of_their_kind() {

@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::error::{ApiError, Kind};
+use super::question::ImageFile;
 use crate::preprocess::ImageLimits;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -15,7 +16,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The file in a data URL. `param` names the field that held it.
-pub fn from_data_url(url: &str, param: &str, limits: &ImageLimits) -> Result<Vec<u8>, ApiError> {
+pub fn from_data_url(url: &str, param: &str, limits: &ImageLimits) -> Result<ImageFile, ApiError> {
     let invalid = |message: String| ApiError::bad(param, message).with_code("invalid_image_url");
     let Some((head, data)) = url
         .strip_prefix("data:")
@@ -46,7 +47,10 @@ pub fn from_data_url(url: &str, param: &str, limits: &ImageLimits) -> Result<Vec
     if bytes.len() > limits.max_bytes {
         return Err(too_large(param, limits));
     }
-    Ok(bytes)
+    Ok(ImageFile {
+        param: param.to_owned(),
+        bytes,
+    })
 }
 
 fn too_large(param: &str, limits: &ImageLimits) -> ApiError {
@@ -69,7 +73,7 @@ mod tests {
             max_bytes: 4,
             ..ImageLimits::default()
         };
-        let read = |url: &str| from_data_url(url, "image", &limits);
+        let read = |url: &str| from_data_url(url, "image", &limits).map(|image| image.bytes);
         assert_eq!(read("data:image/png;base64,AAEC").unwrap(), [0, 1, 2]);
         assert_eq!(
             read("data:image/jpeg;base64,AAECAw==").unwrap(),

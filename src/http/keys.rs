@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use norma_adapters::Digest;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
@@ -185,10 +186,7 @@ pub fn new_key(tenant: &str, roles: Vec<Role>) -> std::io::Result<(String, KeyEn
         .try_fill_bytes(&mut bytes)
         .map_err(std::io::Error::other)?;
     let key = format!("norma_{}", URL_SAFE_NO_PAD.encode(bytes));
-    let sha256 = hash_of(&key)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let sha256 = Digest(hash_of(&key)).hex();
     Ok((
         key,
         KeyEntry {

@@ -7,17 +7,16 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder, Error, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Registry, TextEncoder,
 };
 
+use super::engine_metrics::{EngineMetrics, Maker};
 use super::exchange::Facts;
 use super::service::Service;
-use crate::engine::{EngineStats, Finished};
+use crate::engine::Finished;
 
 /// Pairs of tenant and alias that have counters of their own; further ones are counted together.
 const MAX_PAIRS: usize = 500;
@@ -64,146 +63,6 @@ pub struct Metrics {
     pairs: Mutex<HashSet<(String, String)>>,
     /// Only one scrape at a time copies the engine's numbers.
     scrape: Mutex<()>,
-}
-
-/// What is copied from the engine at each scrape.
-#[derive(Debug)]
-struct EngineMetrics {
-    running: Gauge,
-    waiting: Gauge,
-    kv_usage: Gauge,
-    cache_config: GaugeVec,
-    lora: GaugeVec,
-    prompt_tokens: IntCounter,
-    generation_tokens: IntCounter,
-    success: IntCounterVec,
-    slots_used: Gauge,
-    slots_total: Gauge,
-    slots_filled: IntCounter,
-    steps: IntCounter,
-    panics: IntCounter,
-    failed: IntCounter,
-}
-
-/// Makes and registers metrics.
-struct Maker<'a> {
-    registry: &'a Registry,
-    model: Option<&'a str>,
-}
-
-impl Maker<'_> {
-    fn keep<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, Error> {
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn opts(&self, name: &str, help: &str) -> Opts {
-        let opts = Opts::new(name, help);
-        match self.model {
-            Some(model) => opts.const_label("model_name", model),
-            None => opts,
-        }
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
-        self.keep(Gauge::with_opts(self.opts(name, help))?)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
-        self.keep(GaugeVec::new(self.opts(name, help), labels)?)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
-        self.keep(IntCounter::with_opts(self.opts(name, help))?)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
-        self.keep(IntCounterVec::new(self.opts(name, help), labels)?)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, Error> {
-        let opts = HistogramOpts::from(self.opts(name, help)).buckets(buckets.to_vec());
-        self.keep(Histogram::with_opts(opts)?)
-    }
-}
-
-impl EngineMetrics {
-    fn new(vllm: &Maker, own: &Maker) -> Result<Self, Error> {
-        let lora_labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
-        // Norma has no cache of prefixes yet: nothing is asked of it, nothing found.
-        vllm.counter(
-            "vllm:prefix_cache_queries_total",
-            "Tokens looked up in the prefix cache.",
-        )?;
-        vllm.counter(
-            "vllm:prefix_cache_hits_total",
-            "Tokens found in the prefix cache.",
-        )?;
-        Ok(Self {
-            running: vllm.gauge("vllm:num_requests_running", "Sequences that run.")?,
-            waiting: vllm.gauge("vllm:num_requests_waiting", "Requests that wait.")?,
-            kv_usage: vllm.gauge(
-                "vllm:kv_cache_usage_perc",
-                "KV cache in use, 1 is all of it.",
-            )?,
-            cache_config: vllm.gauges(
-                "vllm:cache_config_info",
-                "The KV cache's blocks.",
-                &["block_size", "num_gpu_blocks"],
-            )?,
-            lora: vllm.gauges(
-                "vllm:lora_requests_info",
-                "Adapters of running and of waiting requests; the value is the time in seconds.",
-                &lora_labels,
-            )?,
-            prompt_tokens: vllm.counter("vllm:prompt_tokens_total", "Prompt tokens computed.")?,
-            generation_tokens: vllm.counter("vllm:generation_tokens_total", "Tokens given out.")?,
-            success: vllm.counters(
-                "vllm:request_success_total",
-                "Requests ended, by reason.",
-                &["finished_reason"],
-            )?,
-            slots_used: own.gauge("norma_bank_slots_used", "Bank slots of running sequences.")?,
-            slots_total: own.gauge("norma_bank_slots_total", "Bank slots for adapters.")?,
-            slots_filled: own.counter("norma_bank_slots_filled_total", "Bank slots filled.")?,
-            steps: own.counter("norma_engine_steps_total", "Steps computed.")?,
-            panics: own.counter("norma_engine_panics_total", "Panics caught in steps.")?,
-            failed: own.counter("norma_engine_failed_total", "Requests ended by a fault.")?,
-        })
-    }
-
-    fn copy(&self, stats: &EngineStats, lora: [&str; 3]) {
-        self.running.set(stats.running as f64);
-        self.waiting.set(stats.waiting as f64);
-        self.kv_usage
-            .set(stats.kv_rows_used as f64 / stats.kv_rows_total.max(1) as f64);
-        self.lora.reset();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.lora
-            .with_label_values(&lora)
-            .set(now.as_secs_f64().floor());
-        let set = |counter: &IntCounter, total: u64| {
-            counter.inc_by(total.saturating_sub(counter.get()));
-        };
-        set(&self.prompt_tokens, stats.prompt_tokens);
-        set(&self.generation_tokens, stats.generated_tokens);
-        for (reason, total) in [
-            ("stop", stats.finished.stop),
-            ("length", stats.finished.length),
-            ("abort", stats.finished.cancelled),
-            ("deadline", stats.finished.deadline),
-        ] {
-            set(&self.success.with_label_values(&[reason]), total);
-        }
-        self.slots_used.set(stats.slots_used as f64);
-        self.slots_total.set(stats.slots_total as f64);
-        set(&self.slots_filled, stats.slots_filled);
-        set(&self.steps, stats.steps);
-        set(&self.panics, stats.panics);
-        set(&self.failed, stats.finished.failed);
-    }
 }
 
 impl Metrics {
@@ -300,11 +159,8 @@ impl Metrics {
     /// Sets what never changes once the base is loaded.
     pub fn describe(&self, service: &Service) {
         let config = service.engine().config();
-        let (rows, blocks) = (config.block_rows.to_string(), config.n_blocks().to_string());
         self.engine
-            .cache_config
-            .with_label_values(&[&rows, &blocks])
-            .set(1.0);
+            .describe_cache(config.block_rows, config.n_blocks());
     }
 
     /// Counts a finished answer.

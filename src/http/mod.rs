@@ -9,7 +9,7 @@
 //! 2. A handler reads the body ([`body`], [`fields`], [`openai`], [`images`]): [`chat`], [`tasks`],
 //!    [`models`], [`adapters`], [`upload`], [`lora`], [`health`].
 //! 3. [`choice`] pins the adapter, [`adapter_cache`] has its values, [`inputs`] makes prompt and pixels,
-//!    and the [`service`] submits the question to the engine.
+//!    and the [`service`] submits the [`question`] to the engine.
 //! 4. The answer leaves as one JSON or as a stream ([`sse`]), counted by [`answering`] and [`metrics`].
 //!
 //! An upload takes another way: to disk, then [`publish`], whose [`self_test`] is a question like any
@@ -22,6 +22,7 @@ mod answering;
 mod body;
 mod chat;
 pub mod choice;
+mod engine_metrics;
 pub mod error;
 pub mod exchange;
 mod fields;
@@ -34,6 +35,8 @@ pub mod metrics;
 mod models;
 mod openai;
 pub mod publish;
+pub mod question;
+mod refusals;
 mod routes;
 pub mod self_test;
 pub mod server;

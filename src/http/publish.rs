@@ -14,7 +14,7 @@ use super::error::{ApiError, Kind};
 use super::keys::is_name;
 use super::self_test::{self, Step};
 use super::service::Service;
-use crate::engine::{Event, Request, RequestAdapter};
+use crate::engine::{Event, FinishReason, Request, RequestAdapter, RequestError};
 use crate::preprocess::{ContentPart, Message};
 use crate::probe;
 
@@ -165,12 +165,13 @@ fn replay(service: &Service, tenant: &Arc<str>, adapter: &Adapter) -> Result<(),
                     top,
                 });
             }
-            Event::Finished(finished)
-                if finished.reason == crate::engine::FinishReason::Deadline =>
-            {
+            Event::Finished(finished) if finished.reason == FinishReason::Deadline => {
                 return Err(ApiError::new(Kind::Timeout, "the self-test took too long"));
             }
             Event::Finished(_) => {}
+            Event::Failed(error @ RequestError::Logits) => {
+                return Err(refuse(format!("self-test step {}: {error}", steps.len())));
+            }
             Event::Failed(error) => return Err(error.into()),
         }
     }

@@ -3,23 +3,23 @@
 //! In: a question with its tenant and its choice of adapter. Out: the answers' streams and what makes them.
 //! Methods that block say so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use norma_adapters::{Digest, Generation, Manifest, Registry, RegistryError, SiteTable, format};
 use thiserror::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::adapter_cache::{AdapterCache, LoadedAdapter};
-use super::choice::{ModelChoice, Pinned};
+use super::choice::Pinned;
 use super::error::{ApiError, Kind};
 use super::inputs::{InputFiles, Inputs, InputsError};
+use super::question::{Asked, DEFAULT_MAX_TOKENS, MadeBy, Question};
 use crate::base::{Base, BaseError};
-use crate::engine::{
-    Answer, Engine, EngineConfig, EngineError, EngineHandle, Request, RequestAdapter, Sampling,
-};
+use crate::engine::{Engine, EngineConfig, EngineError, EngineHandle, Request, RequestAdapter};
 use crate::model::MedVlm;
-use crate::preprocess::{ImageLimits, Message};
+use crate::preprocess::ImageLimits;
 
 /// What an operator may limit.
 #[derive(Clone, Copy, Debug)]
@@ -98,91 +98,16 @@ pub struct Service {
     cache: AdapterCache,
     limits: Limits,
     report_prompt: String,
-    lora_folder: Option<std::path::PathBuf>,
+    lora_folder: Option<PathBuf>,
     started: u64,
+    /// Unpacked images are large: only so many requests are prepared at once.
+    preparing: Semaphore,
+    /// The same for uploads.
+    publishing: Semaphore,
 }
 
-/// How an answer is to be made.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Answers to the same question.
-    pub n: usize,
-    /// Texts that end an answer.
-    pub stop: Vec<String>,
-    /// Tokens of an answer, at most; as many as there is room for, up to [`DEFAULT_MAX_TOKENS`], if absent.
-    pub max_tokens: Option<usize>,
-    /// Tokens of an answer, at least.
-    pub min_tokens: usize,
-    /// Whether the end of text is never chosen.
-    pub ignore_eos: bool,
-    /// Likeliest tokens to report.
-    pub top_logits: usize,
-}
-
-impl Options {
-    /// One greedy answer.
-    pub fn greedy(max_tokens: Option<usize>) -> Self {
-        Self {
-            sampling: Sampling::default(),
-            n: 1,
-            stop: Vec::new(),
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: false,
-            top_logits: 0,
-        }
-    }
-}
-
-/// An answer's length where the client names none. The engine reserves room for it, so that the model's
-/// whole context would let few requests run at once.
-pub const DEFAULT_MAX_TOKENS: usize = 512;
-
-/// A question.
-#[derive(Debug)]
-pub struct Question {
-    /// Who asks.
-    pub tenant: Arc<str>,
-    /// With which adapter.
-    pub choice: ModelChoice,
-    /// The conversation.
-    pub messages: Vec<Message>,
-    /// Files of the images in it, in order.
-    pub images: Vec<Vec<u8>>,
-    /// How to answer.
-    pub options: Options,
-}
-
-/// Answers in the making.
-#[derive(Debug)]
-pub struct Asked {
-    /// What makes them.
-    pub made_by: MadeBy,
-    /// Rows of the prompt.
-    pub prompt_tokens: usize,
-    /// One stream an answer. Dropping it cancels it.
-    pub answers: Vec<Answer>,
-}
-
-/// What made an answer.
-#[derive(Clone, Debug)]
-pub struct MadeBy {
-    /// The alias, or the base's name.
-    pub model: String,
-    /// The adapter; `None` is the base itself.
-    pub adapter: Option<Arc<LoadedAdapter>>,
-    /// The base.
-    pub base_digest: Digest,
-}
-
-impl MadeBy {
-    /// The adapter's generation.
-    pub fn generation(&self) -> Option<Generation> {
-        self.adapter.as_ref().map(|adapter| adapter.generation)
-    }
-}
+/// Uploads that are checked at once.
+const PUBLISHING: usize = 4;
 
 impl Service {
     /// Loads the base and opens the data folder. Blocks, for as long as that takes.
@@ -215,6 +140,8 @@ impl Service {
             report_prompt: options.report_prompt.to_owned(),
             lora_folder: options.lora_folder.map(Path::to_path_buf),
             started: unix_now(),
+            preparing: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            publishing: Semaphore::new(PUBLISHING),
         })
     }
 
@@ -292,15 +219,24 @@ impl Service {
         let pinned = choice.pin(&self.name, &tenant, &self.registry)?;
         let made_by = self.made_by(&tenant, pinned).await?;
         let service = Arc::clone(self);
+        let preparing = self
+            .preparing
+            .acquire()
+            .await
+            .map_err(|error| ApiError::internal(&error))?;
         let (prompt, pixels) = blocking(move || {
             let prompt = service.inputs.prompt(&messages)?;
             let pixels: Vec<_> = images
                 .iter()
-                .map(|file| service.inputs.pixels(file))
+                .map(|image| {
+                    let pixels = service.inputs.pixels(&image.bytes);
+                    pixels.map_err(|error| error.with_param(&image.param))
+                })
                 .collect::<Result<_, ApiError>>()?;
             Ok((prompt, pixels))
         })
         .await?;
+        drop(preparing);
         let prompt_tokens = prompt.len();
         let room = self.engine.sequence_limit().saturating_sub(prompt_tokens);
         let request = Request {
@@ -418,6 +354,14 @@ impl Service {
         });
         self.cache.put(Arc::clone(&loaded), name);
         loaded
+    }
+
+    /// Waits for one of the few places where uploads are checked.
+    pub async fn place_to_publish(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.publishing
+            .acquire()
+            .await
+            .map_err(|error| ApiError::internal(&error))
     }
 
     /// Generations by the names under which they were last asked for, for metrics.

@@ -95,7 +95,7 @@ impl ChatStream {
         stream
     }
 
-    fn push(&mut self, index: usize, delta: &Value, logprobs: Option<Value>, end: Option<&str>) {
+    fn push(&mut self, index: usize, delta: &Value, logprobs: Option<&Value>, end: Option<&str>) {
         let mut chunk = self.envelope.chunk(json!([{
             "index": index,
             "delta": delta,
@@ -115,7 +115,7 @@ impl ChatStream {
         }
         if !text.is_empty() {
             let logprobs = self.logprobs(index);
-            self.push(index, &json!({"content": text}), logprobs, None);
+            self.push(index, &json!({"content": text}), logprobs.as_ref(), None);
         }
     }
 
@@ -134,7 +134,7 @@ impl ChatStream {
         } else {
             self.logprobs(index)
         };
-        self.push(index, &json!({}), logprobs, Some(reason));
+        self.push(index, &json!({}), logprobs.as_ref(), Some(reason));
         Ok(())
     }
 

@@ -19,7 +19,8 @@ use super::exchange::Exchange;
 use super::fields::Fields;
 use super::images;
 use super::openai::response::{Collected, Envelope, usage};
-use super::service::{Asked, Limits, Options, Question, Service, blocking, unix_now};
+use super::question::{Asked, ImageFile, Options, Question};
+use super::service::{Limits, Service, blocking, unix_now};
 use super::state::State;
 use crate::confidence;
 use crate::preprocess::{ContentPart, Message};
@@ -30,7 +31,7 @@ const VQA_TOKENS: usize = 64;
 /// What a client sent, whichever way.
 struct Input {
     fields: Fields,
-    images: Vec<Vec<u8>>,
+    images: Vec<ImageFile>,
 }
 
 /// The handler of `/v1/vqa`.
@@ -50,7 +51,7 @@ pub async fn vqa(
         return Err(ApiError::bad("image", "`image` must be there, and once"));
     }
     let mut options = Options::greedy(Some(max_tokens));
-    options.top_logits = confidence::TOP_LOGITS;
+    options.top_logits = confidence::TOP_TOKENS;
     let task = Task {
         choice,
         text: question,
@@ -114,7 +115,7 @@ pub async fn report(
 struct Task {
     choice: ModelChoice,
     text: String,
-    images: Vec<Vec<u8>>,
+    images: Vec<ImageFile>,
     options: Options,
 }
 
@@ -149,7 +150,7 @@ fn confidence_of(answer: &Collected, temperature: f32) -> f32 {
     let steps: Vec<Vec<f32>> = answer
         .tokens
         .iter()
-        .map(|token| token.top.iter().map(|top| top.logit).collect())
+        .map(|token| token.top.iter().map(|top| top.logprob).collect())
         .collect();
     confidence::of_greedy(steps.iter().map(Vec::as_slice), temperature)
 }
@@ -221,7 +222,8 @@ impl Input {
         while let Some((name, mut field)) = body::next_field(&mut form).await? {
             if name == images_field {
                 check_count(images.len() + 1, limits, images_field)?;
-                images.push(body::bytes(&name, &mut field, limits.image.max_bytes).await?);
+                let bytes = body::bytes(&name, &mut field, limits.image.max_bytes).await?;
+                images.push(ImageFile { param: name, bytes });
                 continue;
             }
             let text = body::text(&name, &mut field).await?;

@@ -74,6 +74,7 @@ pub async fn run_publish(
     incoming: IncomingFile,
     publication: Publication,
 ) -> Result<Published, ApiError> {
+    let _place = service.place_to_publish().await?;
     let (state, service, tenant) = (Arc::clone(state), Arc::clone(service), Arc::clone(tenant));
     blocking(move || {
         let started = Instant::now();

@@ -29,14 +29,21 @@ fn serve(config: EngineConfig) -> Served {
     let model = base.load_boxed().unwrap();
     let shape = *model.shape();
     let row = base.row().unwrap();
-    let adapters = (1..=N_ADAPTERS).map(|id| adapter(model.sites(), &row, id)).collect();
+    let adapters = (1..=N_ADAPTERS)
+        .map(|id| adapter(model.sites(), &row, id))
+        .collect();
     let engine = Engine::start(model, row, Arc::new(tokenizer), config).unwrap();
-    Served { engine, shape, adapters }
+    Served {
+        engine,
+        shape,
+        adapters,
+    }
 }
 
 /// An adapter that differs from the base and from the others at every site.
 fn adapter(sites: &SiteTable, base_row: &[f32], id: u8) -> RequestAdapter {
-    let moved = |(i, value): (usize, &f32)| value + 0.3 * ((i * usize::from(id)) as f32 * 0.7).sin();
+    let moved =
+        |(i, value): (usize, &f32)| value + 0.3 * ((i * usize::from(id)) as f32 * 0.7).sin();
     let row = base_row.iter().enumerate().map(moved).collect();
     RequestAdapter {
         generation: Generation::of(&[id]),
@@ -49,7 +56,9 @@ impl Served {
     fn request(&self, i: usize) -> Request {
         let shape = &self.shape;
         let n_images = [1, 0, 2][i % 3];
-        let images = (0..n_images).map(|image| pixels(i * 10 + image, shape.image_size)).collect();
+        let images = (0..n_images)
+            .map(|image| pixels(i * 10 + image, shape.image_size))
+            .collect();
         let image_rows = (0..n_images as u32).flat_map(|image| {
             (0..shape.image_tokens as u32).map(move |patch| PromptToken::Image { image, patch })
         });
@@ -60,7 +69,11 @@ impl Served {
             images,
             ignore_eos: true,
             top_logits: 2,
-            ..Request::new("tenant".into(), image_rows.chain(words).collect(), 12 + i % 5)
+            ..Request::new(
+                "tenant".into(),
+                image_rows.chain(words).collect(),
+                12 + i % 5,
+            )
         }
     }
 
@@ -110,21 +123,28 @@ fn forty_concurrent_requests_of_mixed_adapters_get_what_each_gets_alone() {
     };
     let served = serve(config);
     let alone: Vec<_> = (0..40).map(|i| served.answer(served.request(i))).collect();
-    let crowd: Vec<_> =
-        (0..40).map(|i| served.engine.submit(served.request(i)).unwrap()).collect();
+    let crowd: Vec<_> = (0..40)
+        .map(|i| served.engine.submit(served.request(i)).unwrap())
+        .collect();
     for (alone, answer) in alone.iter().zip(crowd) {
         let crowd = collect(answer);
         // Sums of f32 in another order may only decide between logits this close.
         let gap = |event: &TokenEvent| event.top[0].logit - event.top[1].logit;
-        assert!(alone.iter().all(|event| gap(event) > 1e-4), "choose another prompt");
+        assert!(
+            alone.iter().all(|event| gap(event) > 1e-4),
+            "choose another prompt"
+        );
         assert_eq!(tokens(&crowd), tokens(alone));
         assert_eq!(text(&crowd), text(alone));
         for (crowd, alone) in crowd.iter().zip(alone) {
-            assert!((crowd.logprob - alone.logprob).abs() < 1e-4);
+            assert!((crowd.logprob - alone.logprob).abs() < 1e-5);
         }
     }
     let stats = served.engine.stats();
-    assert!(stats.slots_filled > u64::from(N_ADAPTERS), "no slot was ever taken over");
+    assert!(
+        stats.slots_filled > u64::from(N_ADAPTERS),
+        "no slot was ever taken over"
+    );
 }
 
 #[test]
@@ -134,7 +154,12 @@ fn every_adapter_answers_in_its_own_way() {
     assert!(base.adapter.is_none());
     let mut answers: Vec<_> = std::iter::once(None)
         .chain(served.adapters.iter().cloned().map(Some))
-        .map(|adapter| tokens(&served.answer(Request { adapter, ..base.clone() })))
+        .map(|adapter| {
+            tokens(&served.answer(Request {
+                adapter,
+                ..base.clone()
+            }))
+        })
         .collect();
     answers.sort();
     answers.dedup();
@@ -143,7 +168,13 @@ fn every_adapter_answers_in_its_own_way() {
 
 #[test]
 fn greedy_answers_are_those_of_transformers() {
-    let served = serve(EngineConfig { max_step_tokens: 32, ..EngineConfig::default() });
+    // So few rows in a step that some are image rows alone.
+    let config = EngineConfig {
+        max_sequences: 1,
+        max_step_tokens: 3,
+        ..EngineConfig::default()
+    };
+    let served = serve(config);
     let case = golden::Case::read("llama_a");
     let mut seen = 0;
     for prompt in &case.prompts {
@@ -152,20 +183,30 @@ fn greedy_answers_are_those_of_transformers() {
         let row = |token: &u32| match *token {
             token if token == case.image_token => {
                 let row: u32 = rows.next().unwrap();
-                PromptToken::Image { image: row / each, patch: row % each }
+                PromptToken::Image {
+                    image: row / each,
+                    patch: row % each,
+                }
             }
             token => PromptToken::Text(token),
         };
         let rows: Vec<PromptToken> = prompt.input_ids.iter().map(row).collect();
         let images = case.pixels(prompt).map_or(Vec::new(), |pixels| {
-            (0..pixels.dim(0).unwrap()).map(|i| pixels.get(i).unwrap()).collect()
+            (0..pixels.dim(0).unwrap())
+                .map(|i| pixels.get(i).unwrap())
+                .collect()
         });
         let request = Request {
             images,
             ignore_eos: true,
             ..Request::new("tenant".into(), rows, prompt.greedy.len())
         };
-        assert_eq!(tokens(&served.answer(request)), prompt.greedy, "{}", prompt.name);
+        assert_eq!(
+            tokens(&served.answer(request)),
+            prompt.greedy,
+            "{}",
+            prompt.name
+        );
         seen += prompt.greedy.len();
     }
     assert!(seen >= 32);

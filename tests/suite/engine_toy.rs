@@ -71,7 +71,11 @@ impl Control {
     /// Waits until so many steps have come to the gate since the start.
     pub fn wait_arrived(&self, steps: usize) {
         let gate = self.gate.lock().unwrap();
-        drop(self.changed.wait_while(gate, |gate| gate.arrived < steps).unwrap());
+        drop(
+            self.changed
+                .wait_while(gate, |gate| gate.arrived < steps)
+                .unwrap(),
+        );
     }
 
     /// The steps that the model was asked for.
@@ -83,7 +87,10 @@ impl Control {
         let mut gate = self.gate.lock().unwrap();
         gate.arrived += 1;
         self.changed.notify_all();
-        let mut gate = self.changed.wait_while(gate, |gate| gate.permits == Some(0)).unwrap();
+        let mut gate = self
+            .changed
+            .wait_while(gate, |gate| gate.permits == Some(0))
+            .unwrap();
         gate.permits = gate.permits.map(|permits| permits - 1);
     }
 }
@@ -123,6 +130,17 @@ pub fn adapter(id: u8) -> RequestAdapter {
     }
 }
 
+/// One whose row is too long for the toy.
+pub fn adapter_of_another_base() -> RequestAdapter {
+    let mut site = sites().sites()[1].clone();
+    site.width = 7;
+    let table = SiteTable::new(vec![site]).unwrap();
+    RequestAdapter {
+        generation: Generation::of(&[0]),
+        values: AdapterValues::new(&table, vec![1.0; 7], Scope::All).unwrap(),
+    }
+}
+
 fn feature(pixel: f32, gain: f32, patch: usize) -> f32 {
     100.0 + 7.0 * pixel + 13.0 * gain + patch as f32
 }
@@ -131,10 +149,16 @@ fn absorb(hash: u64, key: f32, value: f32) -> u64 {
     (hash * 31 + key as u64 + 17 * value as u64 + 1) % 65_521
 }
 
+/// Never chooses a token that makes a step fail.
 fn logits(hash: u64) -> Vec<f32> {
+    let harmless = u64::from(PANICS);
     let noise = |token: u64| ((hash + token * 37) % 101) as f32 / 101.0;
-    let best = hash % u64::from(VOCAB);
-    (0..u64::from(VOCAB)).map(|token| noise(token) + if token == best { 5.0 } else { 0.0 }).collect()
+    let logit = |token: u64| match token {
+        token if token >= harmless => f32::NEG_INFINITY,
+        token if token == hash % harmless => noise(token) + 5.0,
+        token => noise(token),
+    };
+    (0..u64::from(VOCAB)).map(logit).collect()
 }
 
 impl MedVlm for Toy {
@@ -170,7 +194,10 @@ impl MedVlm for Toy {
     }
 
     fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
-        let seen = StepSeen { rows: step.len(), sequences: step.segments.len() };
+        let seen = StepSeen {
+            rows: step.len(),
+            sequences: step.segments.len(),
+        };
         self.control.steps.lock().unwrap().push(seen);
         self.control.pass();
         let tensors = step.tensors(None, bank.n_slots(), &Device::Cpu)?;
@@ -184,10 +211,13 @@ impl MedVlm for Toy {
             RowInput::Feature(row) => features[*row as usize],
         };
         let keys: Vec<f32> = step.inputs.iter().map(key).collect();
-        let values: Vec<f32> = step.slots.iter().map(|slot| gains[*slot as usize][0]).collect();
+        let values: Vec<f32> = step
+            .slots
+            .iter()
+            .map(|slot| gains[*slot as usize][0])
+            .collect();
         let column = |values| Tensor::from_vec(values, (step.len(), 1), &Device::Cpu);
-        let (keys, values) =
-            step.keys_and_values(0, (column(keys)?, column(values)?), cache)?;
+        let (keys, values) = step.keys_and_values(0, (column(keys)?, column(values)?), cache)?;
         if step.inputs.contains(&RowInput::Token(FAILS)) {
             bail!("a bad token");
         }
@@ -199,15 +229,28 @@ impl MedVlm for Toy {
         let mut wanted = Vec::new();
         for row in &step.logits_rows {
             let row = *row as usize;
-            let segment = step.segments.iter().find(|s| s.rows.contains(&row)).unwrap();
+            let segment = step
+                .segments
+                .iter()
+                .find(|s| s.rows.contains(&row))
+                .unwrap();
             let visible = tensors.layout.visible(segment, row);
             if step.positions[row] as usize + 1 != visible.end {
-                bail!("row {row} is at {}, but sees {visible:?}", step.positions[row]);
+                bail!(
+                    "row {row} is at {}, but sees {visible:?}",
+                    step.positions[row]
+                );
             }
             let rows = segment.keys.iter().cloned().flatten().take(visible.end);
-            wanted.extend(logits(rows.fold(0, |hash, row| absorb(hash, keys[row], values[row]))));
+            wanted.extend(logits(
+                rows.fold(0, |hash, row| absorb(hash, keys[row], values[row])),
+            ));
         }
-        Tensor::from_vec(wanted, (step.logits_rows.len(), VOCAB as usize), &Device::Cpu)
+        Tensor::from_vec(
+            wanted,
+            (step.logits_rows.len(), VOCAB as usize),
+            &Device::Cpu,
+        )
     }
 }
 
@@ -226,9 +269,18 @@ impl InplaceOp1 for Panic {
 
 /// Words `t0`, `t1`, ... with blanks between them.
 fn tokenizer() -> TextTokenizer {
-    let words = (0..VOCAB).map(|token| (format!("t{token}"), token)).collect();
-    let model = WordLevel::builder().vocab(words).unk_token("t0".into()).build().unwrap();
-    let special = SpecialTokens { eos: vec![EOS], ..SpecialTokens::default() };
+    let words = (0..VOCAB)
+        .map(|token| (format!("t{token}"), token))
+        .collect();
+    let model = WordLevel::builder()
+        .vocab(words)
+        .unk_token("t0".into())
+        .build()
+        .unwrap();
+    let special = SpecialTokens {
+        eos: vec![EOS],
+        ..SpecialTokens::default()
+    };
     TextTokenizer::new(tokenizers::Tokenizer::new(model), special)
 }
 
@@ -256,7 +308,11 @@ pub fn start(config: EngineConfig) -> (EngineHandle, Arc<Control>) {
         n_layers: 1,
         kv_width: 1,
     };
-    let toy = Toy { sites: sites(), shape, control: Arc::clone(&control) };
+    let toy = Toy {
+        sites: sites(),
+        shape,
+        control: Arc::clone(&control),
+    };
     let tokenizer = Arc::new(tokenizer());
     let handle = Engine::start(Box::new(toy), base_row(), tokenizer, config).unwrap();
     (handle, control)
@@ -265,8 +321,10 @@ pub fn start(config: EngineConfig) -> (EngineHandle, Arc<Control>) {
 /// A greedy request: an image for each pixel, then the tokens.
 pub fn request(pixels: &[f32], tokens: &[u32], max_tokens: usize) -> Request {
     let image = |image: usize| {
-        (0..IMAGE_TOKENS)
-            .map(move |patch| PromptToken::Image { image: image as u32, patch: patch as u32 })
+        (0..IMAGE_TOKENS).map(move |patch| PromptToken::Image {
+            image: image as u32,
+            patch: patch as u32,
+        })
     };
     let prompt = (0..pixels.len())
         .flat_map(image)
@@ -284,7 +342,12 @@ pub fn request(pixels: &[f32], tokens: &[u32], max_tokens: usize) -> Request {
 }
 
 /// The tokens that a request made by [`request`] must get.
-pub fn expected(pixels: &[f32], tokens: &[u32], max_tokens: usize, adapter: Option<u8>) -> Vec<u32> {
+pub fn expected(
+    pixels: &[f32],
+    tokens: &[u32],
+    max_tokens: usize,
+    adapter: Option<u8>,
+) -> Vec<u32> {
     let row = adapter.map_or_else(base_row, row);
     let features = pixels
         .iter()
@@ -306,7 +369,9 @@ pub fn expected(pixels: &[f32], tokens: &[u32], max_tokens: usize, adapter: Opti
 }
 
 /// An answer to its end.
-pub fn collect(mut answer: Answer) -> (Vec<TokenEvent>, std::result::Result<Finished, RequestError>) {
+pub fn collect(
+    mut answer: Answer,
+) -> (Vec<TokenEvent>, std::result::Result<Finished, RequestError>) {
     let mut tokens = Vec::new();
     loop {
         match answer.blocking_recv().unwrap() {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::http_server::{Maker, Setup, TestServer, refusal, until, upload_form};
+use crate::http_maker::make;
+use crate::http_server::{Setup, TestServer, refusal, until, upload_form};
 
 /// A file of keys with one key for each entry, and the keys.
 fn keys(entries: &[(&str, &[Role])]) -> (Keys, Vec<String>) {
@@ -50,8 +51,7 @@ async fn every_route_but_health_asks_for_a_key_with_its_role() {
     let server = TestServer::with(Setup {
         keys,
         ..Setup::default()
-    })
-    .await;
+    });
     let client = Client::new();
     for (index, route) in ROUTES.iter().enumerate() {
         let without = call(&client, &server, index, None).await;
@@ -115,11 +115,8 @@ async fn tenants_see_and_use_their_own_adapters_only() {
     let server = TestServer::with(Setup {
         keys,
         ..Setup::default()
-    })
-    .await;
-    let made = tokio::task::spawn_blocking(|| Maker::new().adapter(2, Scope::All))
-        .await
-        .unwrap();
+    });
+    let made = make(|maker| maker.adapter(2, Scope::All)).await;
     let upload = async |key: &str, alias: &str| {
         let form = upload_form(&made.file, &[("alias", alias)]);
         let request = server
@@ -177,7 +174,7 @@ async fn tenants_see_and_use_their_own_adapters_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_keys_only_this_machine_and_its_own_pages_are_answered() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     for (header, value, status) in [
         ("origin", "http://evil.example", 403),
         ("origin", "http://localhost:5173", 200),
@@ -217,8 +214,7 @@ async fn the_open_listener_shows_no_tenant_and_the_main_one_does() {
         keys,
         server: options,
         ..Setup::default()
-    })
-    .await;
+    });
     let body = crate::http_server::chat_body("llama_a", None, "Hi", 4);
     let request = server
         .post("/v1/chat/completions", &body)

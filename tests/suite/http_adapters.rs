@@ -1,20 +1,12 @@
-//! Adapters over HTTP: what is accepted, what is refused and why, and who wins a race.
+//! Adapters over HTTP: published, moved, deleted, and who wins a race.
 
 use std::sync::Arc;
 
-use norma::http::Limits;
-use norma_adapters::{AdapterValues, Scope, format};
+use norma_adapters::Scope;
 use serde_json::{Value, json};
 
-use crate::http_server::{
-    BASE, Made, Maker, Setup, TestServer, chat_body, refusal, text_of, upload_form,
-};
-
-async fn made(make: impl FnOnce(&Maker) -> Vec<Made> + Send + 'static) -> Vec<Made> {
-    tokio::task::spawn_blocking(move || make(&Maker::new()))
-        .await
-        .unwrap()
-}
+use crate::http_maker::make;
+use crate::http_server::{BASE, Setup, TestServer, chat_body, json_of, refusal, text_of};
 
 async fn put(server: &TestServer, alias: &str, body: Value) -> reqwest::Response {
     let request = server
@@ -23,15 +15,11 @@ async fn put(server: &TestServer, alias: &str, body: Value) -> reqwest::Response
     request.json(&body).send().await.unwrap()
 }
 
-async fn json_of(server: &TestServer, path: &str) -> Value {
-    server.get(path).send().await.unwrap().json().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_restart() {
-    let all = made(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::Language)]).await;
+async fn an_upload_is_described_and_answers_under_all_its_names() {
+    let all = make(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::Language)]).await;
     let (one, two) = (&all[0], &all[1]);
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let response = server.upload(&one.file, &[("alias", "chest")]).await;
     assert_eq!(response.status(), 201);
     let body: Value = response.json().await.unwrap();
@@ -57,14 +45,6 @@ async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_r
     let ask = chat_body("chest", Some("wide.png"), "Is the heart enlarged?", 12);
     let first: Value = server.chat(&ask).await.json().await.unwrap();
     assert_eq!(first["adapter_generation"], json!(one.generation));
-    server.publish(&two.file, "chest").await;
-    let second: Value = server.chat(&ask).await.json().await.unwrap();
-    assert_eq!(second["adapter_generation"], json!(two.generation));
-    assert_ne!(text_of(&first), text_of(&second));
-    // Roll back, by all three ways of naming the adapter.
-    let moved = put(&server, "chest", json!({"generation": one.generation})).await;
-    let moved: Value = moved.json().await.unwrap();
-    assert_eq!(moved["previous_generation"], json!(two.generation));
     for change in [
         json!({"model": "llama_a:chest"}),
         json!({"model": BASE, "adapter": "chest"}),
@@ -83,6 +63,9 @@ async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_r
             "{change}"
         );
     }
+    let card = json_of(&server, "/v1/models/llama_a:chest").await;
+    let names = (&card["id"], &card["root"], &card["parent"]);
+    assert_eq!(names, (&json!("chest"), &json!("chest"), &json!(BASE)));
     let mut pinned = ask.clone();
     pinned["adapter_generation"] = json!(two.generation);
     let (status, error) = refusal(server.chat(&pinned).await).await;
@@ -90,6 +73,24 @@ async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_r
         (status, &error["present_generation"]),
         (409, &json!(one.generation))
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_published_rolled_back_deleted_and_outlive_a_restart() {
+    let all = make(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::Language)]).await;
+    let (one, two) = (&all[0], &all[1]);
+    let server = TestServer::start();
+    let ask = chat_body("chest", Some("wide.png"), "Is the heart enlarged?", 12);
+    server.publish(&one.file, "chest").await;
+    let first: Value = server.chat(&ask).await.json().await.unwrap();
+    server.publish(&two.file, "chest").await;
+    let second: Value = server.chat(&ask).await.json().await.unwrap();
+    assert_eq!(second["adapter_generation"], json!(two.generation));
+    assert_ne!(text_of(&first), text_of(&second));
+    let moved = put(&server, "chest", json!({"generation": one.generation})).await;
+    let moved: Value = moved.json().await.unwrap();
+    assert_eq!(moved["previous_generation"], json!(two.generation));
 
     let list = json_of(&server, "/v1/adapters").await;
     assert_eq!(
@@ -114,27 +115,9 @@ async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_r
         (&page["data"][0]["generation"], &page["has_more"]),
         (&g2, &json!(true))
     );
-    let card = json_of(&server, "/v1/models/llama_a:chest").await;
-    assert_eq!(
-        (&card["id"], &card["root"], &card["parent"]),
-        (&json!("chest"), &json!("chest"), &json!(BASE))
-    );
-
-    let download = server
-        .get("/v1/adapters/chest/download")
-        .send()
-        .await
-        .unwrap();
-    let tag = download.headers()["etag"].clone();
-    assert_eq!(tag, format!("\"{}\"", one.generation).as_str());
-    assert_eq!(download.bytes().await.unwrap(), one.file);
-    let same = server
-        .get("/v1/adapters/chest/download")
-        .header("if-none-match", tag);
-    assert_eq!(same.send().await.unwrap().status(), 304);
 
     let folder = server.stop().await;
-    let server = TestServer::in_folder(Setup::default(), folder).await;
+    let server = TestServer::in_folder(&Setup::default(), folder);
     let answer: Value = server.chat(&ask).await.json().await.unwrap();
     assert_eq!(text_of(&answer), text_of(&first));
     let deleted = server
@@ -155,10 +138,30 @@ async fn an_adapter_is_published_rolled_back_downloaded_deleted_and_outlives_a_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_the_uploaded_bytes_under_their_tag() {
+    let made = make(|m| m.adapter(1, Scope::All)).await;
+    let server = TestServer::start();
+    server.publish(&made.file, "chest").await;
+    let download = server
+        .get("/v1/adapters/chest/download")
+        .send()
+        .await
+        .unwrap();
+    let tag = download.headers()["etag"].clone();
+    assert_eq!(tag, format!("\"{}\"", made.generation).as_str());
+    assert_eq!(download.bytes().await.unwrap(), made.file);
+    let same = server
+        .get("/v1/adapters/chest/download")
+        .header("if-none-match", tag);
+    assert_eq!(same.send().await.unwrap().status(), 304);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn expectations_of_an_alias_are_kept_by_uploads_and_moves() {
-    let all = made(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::All)]).await;
+    let all = make(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::All)]).await;
     let (one, two) = (&all[0], &all[1]);
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let one_name = one.generation.to_string();
     let fields = [
         ("alias", "chest"),
@@ -199,13 +202,13 @@ async fn expectations_of_an_alias_are_kept_by_uploads_and_moves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_expect_the_same_generation_exactly_one_moves_the_alias() {
-    let all = made(|m| {
+    let all = make(|m| {
         (1..=5)
             .map(|seed| m.adapter(seed, Scope::Language))
-            .collect()
+            .collect::<Vec<_>>()
     })
     .await;
-    let server = Arc::new(TestServer::start().await);
+    let server = Arc::new(TestServer::start());
     for (index, made) in all.iter().enumerate() {
         server.publish(&made.file, &format!("spare-{index}")).await;
     }
@@ -238,181 +241,10 @@ async fn of_many_who_expect_the_same_generation_exactly_one_moves_the_alias() {
     Arc::into_inner(server).unwrap().stop().await;
 }
 
-/// A change to a good adapter, and how it must be refused.
-struct Bad {
-    file: Vec<u8>,
-    code: &'static str,
-    says: &'static str,
-}
-
-fn bad_files(maker: &Maker) -> Vec<Bad> {
-    let good = maker.adapter(3, Scope::All);
-    let stored = good.values.stored(maker.table());
-    let write = |change: &dyn Fn(&mut Made, &mut norma_adapters::StoredValues)| {
-        let (mut made, mut stored) = (good.clone(), stored.clone());
-        change(&mut made, &mut stored);
-        format::write(&stored, &made.manifest).unwrap()
-    };
-    let norm = "language_model.model.norm";
-    let bad = |file, code, says| Bad { file, code, says };
-    let mut nan = good.file.clone();
-    let end = nan.len();
-    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    let mut huge = good.file.clone();
-    huge[..8].copy_from_slice(&(2u64 << 20).to_le_bytes());
-    vec![
-        bad(Vec::new(), "format", ""),
-        bad(b"no adapter at all".to_vec(), "format", "header"),
-        bad(good.file[..good.file.len() - 1].to_vec(), "format", ""),
-        bad(huge, "format", "header"),
-        bad(nan, "not_finite", "is not finite"),
-        bad(write(&|_, s| drop(s.remove(norm))), "site", norm),
-        bad(
-            write(&|_, s| drop(s.insert("language_model.model.nor".into(), s[norm].clone()))),
-            "site",
-            "language_model.model.nor",
-        ),
-        bad(
-            write(&|_, s| s.get_mut(norm).unwrap().weight.push(1.0)),
-            "shape",
-            norm,
-        ),
-        bad(
-            write(&|m, _| m.manifest.base_digest = norma_adapters::Digest::of(b"another")),
-            "base",
-            "base_digest",
-        ),
-        bad(
-            write(&|m, _| m.manifest.scope = Scope::Language),
-            "scope",
-            "vision",
-        ),
-        bad(
-            write(&|m, _| {
-                let test = &mut m.manifest.self_test;
-                let other = test.top_logits[2][1].0;
-                let best = test.top_logits[2][0].1 + 1.0;
-                test.tokens[2] = other;
-                test.top_logits[2] = vec![(other, best), (test.top_logits[2][0].0, best - 1.0)];
-            }),
-            "self_test",
-            "self-test step 2",
-        ),
-        bad(
-            write(&|m, _| m.manifest.self_test.top_logits[0][0].1 += 0.5),
-            "self_test",
-            "self-test step 0: the logit of token",
-        ),
-        bad(
-            write(&|m, _| m.manifest.self_test.seed += 1),
-            "self_test",
-            "self-test step",
-        ),
-        bad(
-            write(&|m, _| m.manifest.self_test.prompt = "<image>".into()),
-            "self_test",
-            "self_test.prompt",
-        ),
-    ]
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bad_adapter_is_refused_by_name_leaves_nothing_and_is_counted() {
-    let server = TestServer::start().await;
-    let bad = tokio::task::spawn_blocking(|| bad_files(&Maker::new()))
-        .await
-        .unwrap();
-    for Bad { file, code, says } in &bad {
-        let response = server.upload(file, &[("alias", "chest")]).await;
-        let (status, error) = refusal(response).await;
-        assert_eq!((status, &error["code"]), (422, &json!(code)), "{error}");
-        assert_eq!(error["param"], "file");
-        assert!(
-            error["message"].as_str().unwrap().contains(says),
-            "{says}: {error}"
-        );
-    }
-    assert_eq!(json_of(&server, "/v1/adapters").await["data"], json!([]));
-    let files = |folder: &str| {
-        std::fs::read_dir(server.data_dir.path().join(folder))
-            .unwrap()
-            .count()
-    };
-    assert_eq!((files("incoming"), files("blobs/sha256")), (0, 0));
-    let metrics = server
-        .get("/metrics")
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    for code in [
-        "format",
-        "not_finite",
-        "site",
-        "shape",
-        "base",
-        "scope",
-        "self_test",
-    ] {
-        let of = bad.iter().filter(|bad| bad.code == code).count();
-        let line = format!("norma_adapter_validation_failures_total{{reason=\"{code}\"}} {of}");
-        assert!(metrics.contains(&line), "{line}\n{metrics}");
-    }
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn forms_that_ask_for_what_is_not_there_are_refused_before_the_file_is_looked_at() {
-    let limits = Limits {
-        max_upload_bytes: 10_000,
-        ..Setup::default().limits
-    };
-    let server = TestServer::with(Setup {
-        limits,
-        ..Setup::default()
-    })
-    .await;
-    let all = made(|m| vec![m.adapter(1, Scope::All)]).await;
-    let file = &all[0].file;
-    assert!(file.len() < 10_000);
-    for (fields, param) in [
-        (vec![("alias", "a b")], "alias"),
-        (vec![("alias", "")], "alias"),
-        (vec![("alias", ".hidden")], "alias"),
-        (vec![("alias", BASE)], "alias"),
-        (vec![("alias", "a"), ("alias", "b")], "alias"),
-        (
-            vec![("alias", "a"), ("expected_generation", "latest")],
-            "expected_generation",
-        ),
-        (vec![("expected_generation", "")], "expected_generation"),
-        (vec![("signature", "x")], "signature"),
-        (vec![("colour", "red")], "colour"),
-    ] {
-        let (status, error) = refusal(server.upload(file, &fields).await).await;
-        assert_eq!((status, &error["param"]), (400, &json!(param)), "{error}");
-    }
-    let empty = reqwest::multipart::Form::new().text("alias", "x");
-    let request = server
-        .client
-        .post(server.url("/v1/adapters"))
-        .multipart(empty);
-    let (status, error) = refusal(request.send().await.unwrap()).await;
-    assert_eq!((status, &error["param"]), (400, &json!("file")));
-    for size in [10_001, 15_000] {
-        let (status, error) = refusal(server.upload(&vec![0; size], &[]).await).await;
-        assert_eq!((status, &error["param"]), (413, &json!("file")), "{error}");
-    }
-    assert_eq!(json_of(&server, "/v1/adapters").await["data"], json!([]));
-    server.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn controllers_load_and_unload_below_the_allowed_folder_only() {
     let folder = tempfile::tempdir().unwrap();
-    let all = made(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::All)]).await;
+    let all = make(|m| vec![m.adapter(1, Scope::All), m.adapter(2, Scope::All)]).await;
     std::fs::create_dir(folder.path().join("allowed")).unwrap();
     std::fs::write(folder.path().join("allowed/one.safetensors"), &all[0].file).unwrap();
     std::fs::write(folder.path().join("allowed/two.safetensors"), &all[1].file).unwrap();
@@ -421,8 +253,7 @@ async fn controllers_load_and_unload_below_the_allowed_folder_only() {
     let server = TestServer::with(Setup {
         lora_folder,
         ..Setup::default()
-    })
-    .await;
+    });
     let load = async |name: &str, path: &str, more: Value| {
         let mut body = json!({"lora_name": name, "lora_path": path});
         for (field, value) in more.as_object().unwrap() {
@@ -479,38 +310,5 @@ async fn controllers_load_and_unload_below_the_allowed_folder_only() {
     assert_eq!(text, "Success: LoRA adapter 'chest' removed successfully.");
     let (status, error) = refusal(unload("chest").await).await;
     assert_eq!((status, &error["code"]), (404, &json!("NotFoundError")));
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn values_at_the_edge_of_f32_are_refused_by_their_self_test_and_end_nothing() {
-    let server = TestServer::start().await;
-    let all = made(|m| {
-        let table = m.table();
-        let mut row = vec![1e30f32; table.row_len()];
-        row[0] = -1e30;
-        let values = AdapterValues::new(table, row, Scope::All).unwrap();
-        let good = m.adapter(1, Scope::All);
-        vec![m.write(values, good.manifest.clone()), good]
-    })
-    .await;
-    let response = server.upload(&all[0].file, &[("alias", "wild")]).await;
-    let status = response.status().as_u16();
-    assert!([422, 500].contains(&status), "{status}");
-    refusal(response).await;
-    server.publish(&all[1].file, "tame").await;
-    assert_eq!(
-        server
-            .chat(&chat_body("tame", None, "Hi", 3))
-            .await
-            .status(),
-        200
-    );
-    let form = upload_form(&all[1].file, &[]);
-    let again = server
-        .client
-        .post(server.url("/v1/adapters"))
-        .multipart(form);
-    assert_eq!(again.send().await.unwrap().status(), 200);
     server.stop().await;
 }

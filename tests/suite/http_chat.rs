@@ -1,16 +1,18 @@
 //! Chat completions, questions and reports over HTTP give what the model gives.
 
-use norma_adapters::Scope;
+use std::sync::Arc;
+
+use norma::base::{Base, OpenOptions};
+use norma::http::inputs::InputFiles;
+use norma::http::{Keys, Server, ServerOptions, Service, ServiceOptions, State};
 use serde_json::{Value, json};
 
-use crate::golden::Case;
-use crate::http_server::{
-    BASE, Maker, Setup, TestServer, chat_body, data_url, open_service, pieces, text_of,
-};
+use crate::golden::{Case, llava_folder};
+use crate::http_server::{BASE, Setup, TestServer, chat_body, open_service, pieces, text_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_and_a_question_get_the_references_greedy_answer() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let case = Case::read(BASE);
     for (name, image, text) in [
         ("one_image", Some("wide.png"), "Is the heart enlarged?"),
@@ -76,9 +78,74 @@ fn bases_of_all_layouts_have_a_way_in_that_gives_the_references_prompt() {
     }
 }
 
+/// The folder of a golden base in LLaVA-Med's layout, which says that its decoder is Mistral's: with it come
+/// LLaVA-Med's prompt and padding. The weights are those of `llama_d`.
+fn llava_med_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(llava_folder().join("llama_d")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text
+        .replace("llava_llama", "llava_mistral")
+        .replace("LlavaLlama", "LlavaMistral");
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["sliding_window"] = Value::Null;
+    std::fs::write(config, json.to_string()).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_in_llava_meds_own_layout_is_served_with_its_own_prompt_and_padding() {
+    let (folder, data_dir) = (llava_med_folder(), tempfile::tempdir().unwrap());
+    let vision = llava_folder().join("llama_d_vision");
+    let options = OpenOptions {
+        vision_config: Some(vision.clone()),
+        ..OpenOptions::default()
+    };
+    let base = Base::open(folder.path(), &options).unwrap();
+    let options = ServiceOptions {
+        name: "med",
+        data_dir: data_dir.path(),
+        files: InputFiles {
+            tokenizer: None,
+            vision: Some(&vision),
+        },
+        report_prompt: "",
+        lora_folder: None,
+        limits: Setup::default().limits,
+    };
+    let state = Arc::new(State::new(Keys::none(), "med").unwrap());
+    let server = Server::bind(&state, ServerOptions::default()).unwrap();
+    state.install(Arc::new(Service::open(&base, &options).unwrap()));
+    let case = Case::read("llama_d");
+    let prompt = case.prompt("one_image");
+    let n_tokens = prompt.greedy.len();
+    let body = chat_body(
+        "med",
+        Some(&prompt.images[0]),
+        "Is the heart enlarged?",
+        n_tokens,
+    );
+    let url = format!("http://{}/v1/chat/completions", server.address());
+    let response = reqwest::Client::new()
+        .post(url)
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = response.json().await.unwrap();
+    let service = Arc::clone(state.loaded().unwrap());
+    let want = service.inputs().tokenizer().decode(&prompt.greedy).unwrap();
+    assert_eq!(text_of(&answer), want);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_put_together_is_the_whole_answer() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let mut body = chat_body(BASE, Some("tall.png"), "What is seen?", 20);
     body["logprobs"] = json!(true);
     body["top_logprobs"] = json!(3);
@@ -127,7 +194,7 @@ async fn a_stream_put_together_is_the_whole_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_answers_are_those_of_the_following_seeds() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let body = |seed: u64, n: usize| {
         let mut body = chat_body(BASE, None, "Tell me", 12);
         body["temperature"] = json!(1.2);
@@ -168,7 +235,7 @@ async fn several_answers_are_those_of_the_following_seeds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_and_least_lengths_are_honoured() {
-    let server = TestServer::start().await;
+    let server = TestServer::start();
     let mut body = chat_body(BASE, None, "Hi", 24);
     let whole: Value = server.chat(&body).await.json().await.unwrap();
     let text = text_of(&whole).to_owned();
@@ -181,115 +248,5 @@ async fn stops_and_least_lengths_are_honoured() {
     body["min_tokens"] = json!(24);
     let long: Value = server.chat(&body).await.json().await.unwrap();
     assert_eq!(long["usage"]["completion_tokens"], 24);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn questions_and_reports_take_json_and_forms_and_tell_how_sure_they_are() {
-    let server = TestServer::start().await;
-    let made = tokio::task::spawn_blocking(|| Maker::new().adapter(1, Scope::All))
-        .await
-        .unwrap();
-    server.publish(&made.file, "chest").await;
-    let question = "Is the heart enlarged?";
-    let body = json!({
-        "model": "chest", "image": data_url("wide.png"), "question": question, "max_tokens": 4,
-    });
-    let from_json: Value = server
-        .post("/v1/vqa", &body)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let folder = crate::golden::llava_folder()
-        .parent()
-        .unwrap()
-        .join("images");
-    let part = |file: &str| {
-        let bytes = std::fs::read(folder.join(file)).unwrap();
-        reqwest::multipart::Part::bytes(bytes).file_name(file.to_owned())
-    };
-    let form = reqwest::multipart::Form::new()
-        .text("model", "chest")
-        .text("question", question)
-        .text("max_tokens", "4")
-        .part("image", part("wide.png"));
-    let response = server
-        .client
-        .post(server.url("/v1/vqa"))
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let generation = made.generation.to_string();
-    assert_eq!(
-        response.headers()["x-norma-adapter-generation"],
-        generation.as_str()
-    );
-    let from_form: Value = response.json().await.unwrap();
-    let chat: Value = server
-        .chat(&chat_body("chest", Some("wide.png"), question, 4))
-        .await
-        .json()
-        .await
-        .unwrap();
-    for answer in [&from_json, &from_form] {
-        assert_eq!(answer["answer"], text_of(&chat).trim());
-        assert_eq!(answer["adapter_generation"], generation);
-        assert_eq!(answer["model"], "chest");
-        let confidence = answer["confidence"].as_f64().unwrap();
-        assert!((0.0..=1.0).contains(&confidence), "{answer}");
-        assert_eq!(answer["abstained"], confidence < 0.5);
-    }
-    let mut base = body.clone();
-    base["model"] = json!(BASE);
-    let base: Value = server
-        .post("/v1/vqa", &base)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    assert_eq!(
-        (&base["confidence"], &base["abstained"]),
-        (&Value::Null, &Value::Null)
-    );
-    assert_ne!(base["answer"], from_json["answer"]);
-
-    let urls = [data_url("tall.png"), data_url("square.png")];
-    let body = json!({"model": "chest", "images": urls, "max_tokens": 6});
-    let plain: Value = server
-        .post("/v1/report", &body)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let form = reqwest::multipart::Form::new()
-        .text("model", "chest")
-        .text("max_tokens", "6")
-        .text("indication", "Write a report.")
-        .part("images", part("tall.png"))
-        .part("images", part("square.png"));
-    let response = server
-        .client
-        .post(server.url("/v1/report"))
-        .multipart(form)
-        .send()
-        .await
-        .unwrap();
-    let asked: Value = response.json().await.unwrap();
-    // The server's own prompt for reports, which this indication repeats.
-    assert_eq!(plain["report"], asked["report"]);
-    assert!(
-        plain["report"]
-            .as_str()
-            .is_some_and(|text| !text.is_empty()),
-        "{plain}"
-    );
     server.stop().await;
 }

@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use norma::http::Limits;
-use serde_json::json;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
 
 use crate::http_server::{BASE, Setup, TestServer, chat_body, data_url, refusal};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn chat_refusals_name_the_field() {
-    let server = TestServer::start().await;
+/// A change to a good request, and the status, field and code of its refusal.
+fn bad_chats() -> Vec<(Value, u16, Value, &'static str)> {
     let image = |url: &str| {
         json!({"messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": url}},
@@ -20,7 +20,7 @@ async fn chat_refusals_name_the_field() {
         json!({"type": "image_url", "image_url": {"url": data_url("square.png")}}); 5
     ]}]});
     let url_field = "messages[0].content[0].image_url";
-    for (change, status, param, code) in [
+    vec![
         (
             json!({"model": "nobody"}),
             404,
@@ -91,7 +91,7 @@ async fn chat_refusals_name_the_field() {
             json!(url_field),
             "invalid_image_url",
         ),
-        (image(&broken), 400, json!(null), "invalid_image"),
+        (image(&broken), 400, json!(url_field), "invalid_image"),
         (many, 400, json!("messages"), "too_many_images"),
         (
             json!({"messages": [{"role": "user", "content": "an <image> token"}]}),
@@ -99,26 +99,13 @@ async fn chat_refusals_name_the_field() {
             json!("messages"),
             "invalid_request",
         ),
-    ] {
-        let mut body = chat_body(BASE, None, "Hi", 3);
-        for (field, value) in change.as_object().unwrap() {
-            body[field] = value.clone();
-        }
-        let (got, error) = refusal(server.chat(&body).await).await;
-        assert_eq!(
-            (got, &error["param"], &error["code"]),
-            (status, &param, &json!(code)),
-            "{error}"
-        );
-    }
-    server.stop().await;
+    ]
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn paths_methods_and_bodies_that_are_not_there_get_the_same_form() {
-    let server = TestServer::start().await;
+/// A request, and the status and code of its refusal.
+fn bad_calls(server: &TestServer) -> Vec<(RequestBuilder, u16, &'static str)> {
     let client = &server.client;
-    for (request, status, code) in [
+    vec![
         (client.get(server.url("/")), 404, "not_found"),
         (client.get(server.url("/v1/nothing")), 404, "not_found"),
         (
@@ -216,7 +203,31 @@ async fn paths_methods_and_bodies_that_are_not_there_get_the_same_form() {
             400,
             "invalid_form",
         ),
-    ] {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chat_refusals_name_the_field() {
+    let server = TestServer::start();
+    for (change, status, param, code) in bad_chats() {
+        let mut body = chat_body(BASE, None, "Hi", 3);
+        for (field, value) in change.as_object().unwrap() {
+            body[field] = value.clone();
+        }
+        let (got, error) = refusal(server.chat(&body).await).await;
+        assert_eq!(
+            (got, &error["param"], &error["code"]),
+            (status, &param, &json!(code)),
+            "{error}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_methods_and_bodies_that_are_not_there_get_the_same_form() {
+    let server = TestServer::start();
+    for (request, status, code) in bad_calls(&server) {
         let response = request.send().await.unwrap();
         let url = response.url().clone();
         assert!(response.headers().contains_key("x-request-id"));
@@ -242,8 +253,7 @@ async fn bodies_and_images_above_their_limits_are_refused_as_too_large() {
     let server = TestServer::with(Setup {
         limits,
         ..Setup::default()
-    })
-    .await;
+    });
     let long = "x".repeat(3 << 20);
     let (status, error) = refusal(server.chat(&chat_body(BASE, None, &long, 3)).await).await;
     assert_eq!((status, &error["code"]), (413, &json!("too_large")));
@@ -274,8 +284,7 @@ async fn pixels_are_counted_before_they_are_unpacked() {
     let server = TestServer::with(Setup {
         limits,
         ..Setup::default()
-    })
-    .await;
+    });
     let body = json!({"model": BASE, "image": data_url("wide.png"), "question": "what"});
     let (status, error) = refusal(server.post("/v1/vqa", &body).send().await.unwrap()).await;
     assert_eq!(

@@ -9,9 +9,8 @@ use norma::http::Limits;
 use norma_adapters::Scope;
 use serde_json::{Value, json};
 
-use crate::http_server::{
-    BASE, Made, Maker, Setup, TestServer, chat_body, pieces, refusal, text_of,
-};
+use crate::http_maker::{Made, make};
+use crate::http_server::{BASE, Setup, TestServer, chat_body, pieces, refusal, text_of};
 
 const QUESTIONS: [(Option<&str>, &str); 4] = [
     (Some("wide.png"), "Is the heart enlarged?"),
@@ -49,7 +48,7 @@ async fn alone(server: &TestServer, all: &[Made]) -> HashMap<(Value, usize), Str
 /// Who made an answer, and its text; `None` where the alias was not there at that moment.
 async fn ask(server: &TestServer, index: usize, model: &str) -> Option<(Value, String)> {
     let mut body = question(index, model);
-    if index % 3 != 0 {
+    if !index.is_multiple_of(3) {
         let response = server.chat(&body).await;
         if response.status() == 404 {
             assert_eq!(refusal(response).await.1["code"], "model_not_found");
@@ -119,16 +118,14 @@ async fn two_hundred_mixed_requests_while_adapters_move_equal_their_pinned_gener
         },
         ..Setup::default()
     };
-    let server = Arc::new(TestServer::with(setup).await);
-    let all = tokio::task::spawn_blocking(|| {
-        let maker = Maker::new();
+    let server = Arc::new(TestServer::with(setup));
+    let all = make(|maker| {
         let scopes = [Scope::All, Scope::Language, Scope::Vision];
         (0..6)
             .map(|seed| maker.adapter(seed, scopes[seed as usize % 3]))
             .collect::<Vec<_>>()
     })
-    .await
-    .unwrap();
+    .await;
     let all = Arc::new(all);
     for (index, made) in all.iter().enumerate() {
         server.publish(&made.file, &format!("fixed-{index}")).await;

@@ -13,7 +13,8 @@ use reqwest::Client;
 use serde_json::{Value, json};
 
 use crate::golden::llava_folder;
-use crate::http_server::{BASE, Made, Maker, chat_body, data_url, upload_form};
+use crate::http_maker::{Made, make};
+use crate::http_server::{BASE, chat_body, data_url, upload_form};
 
 /// `norma serve` on a free port.
 struct Process {
@@ -124,13 +125,12 @@ async fn upload_until_killed(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_during_uploads_it_comes_back_with_all_that_it_had_acknowledged() {
-    let all = tokio::task::spawn_blocking(|| {
-        let maker = Maker::new();
+    let all = make(|maker| {
         (0..8)
             .map(|seed| maker.adapter(seed, Scope::All))
             .collect::<Vec<_>>()
     });
-    let all = Arc::new(all.await.unwrap());
+    let all = Arc::new(all.await);
     let folder = tempfile::tempdir().unwrap();
     let mut promised = std::collections::BTreeSet::new();
     for round in 0..4u64 {

@@ -7,6 +7,8 @@
 
 mod base;
 mod engine;
+mod engine_answers;
+mod engine_faults;
 mod engine_llava;
 mod engine_toy;
 mod golden;
@@ -14,10 +16,14 @@ mod http_access;
 mod http_adapters;
 mod http_chat;
 mod http_errors;
+mod http_gate;
 mod http_life;
+mod http_maker;
 mod http_mixed;
 mod http_process;
+mod http_refused_adapters;
 mod http_server;
+mod http_tasks;
 mod mixed_batches;
 mod ops;
 mod parity;

@@ -6,12 +6,14 @@
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use norma::model::MedVlm;
-use norma::preprocess::{ChatPrompt, ClipPreprocess, ContentPart, Message, PromptToken, TextTokenizer};
+use norma::model::step::RowInput;
+use norma::preprocess::{
+    ChatPrompt, ClipPreprocess, ContentPart, Message, PromptToken, TextTokenizer,
+};
 use norma::probe;
 use norma_adapters::format;
 use norma_adapters::manifest::{FORMAT_VERSION, Manifest, PROBE, SelfTest, Task};
 use norma_adapters::{AdapterValues, Digest, Scope};
-use norma::model::step::RowInput;
 use serde_json::Value;
 
 use crate::batch::{Branch, Dialogue};
@@ -53,7 +55,12 @@ const PROBE_SEED: u64 = 1;
 const PROBE_TOKENS: usize = 16;
 
 /// The adapter file of `row`.
-pub fn write(base: &FrozenBase, around: &Surroundings, row: Vec<f32>, card: Card) -> Result<Vec<u8>> {
+pub fn write(
+    base: &FrozenBase,
+    around: &Surroundings,
+    row: Vec<f32>,
+    card: Card,
+) -> Result<Vec<u8>> {
     let table = base.model.sites();
     let self_test = self_test(base, around, &row)?;
     let values = AdapterValues::new(table, row, card.scope)?;
@@ -82,8 +89,13 @@ fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<Se
     let shape = *model.shape();
     let picture = probe::image(PROBE_SEED, shape.image_size as u32);
     let pixels: Tensor = around.preprocess.pixels(&picture)?.unsqueeze(0)?;
-    let message = Message::user(vec![ContentPart::Image, ContentPart::Text(PROBE_PROMPT.into())]);
-    let prompt = around.chat.prepare(&around.tokenizer, &[message], shape.image_tokens)?;
+    let message = Message::user(vec![
+        ContentPart::Image,
+        ContentPart::Text(PROBE_PROMPT.into()),
+    ]);
+    let prompt = around
+        .chat
+        .prepare(&around.tokenizer, &[message], shape.image_tokens)?;
     let mut rows: Vec<RowInput> = prompt
         .tokens
         .iter()
@@ -92,7 +104,10 @@ fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<Se
             PromptToken::Image { patch, .. } => RowInput::Feature(*patch),
         })
         .collect();
-    let after = rows.iter().rposition(|row| matches!(row, RowInput::Feature(_))).map_or(0, |at| at + 1);
+    let after = rows
+        .iter()
+        .rposition(|row| matches!(row, RowInput::Feature(_)))
+        .map_or(0, |at| at + 1);
     let question = rows
         .split_off(after)
         .into_iter()
@@ -103,13 +118,23 @@ fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<Se
         .collect();
     let dialogue = Dialogue {
         prefix: rows,
-        branches: vec![Branch { prompt: question, answer: Vec::new() }],
+        branches: vec![Branch {
+            prompt: question,
+            answer: Vec::new(),
+        }],
     };
     let norms = NormVariables::new(model.sites(), row, None, model.device())?;
     let features = model.encode_images(&pixels, &[0], norms.bank())?;
-    let limits = Limits { max_tokens: PROBE_TOKENS, end: around.tokenizer.eos_ids() };
+    let limits = Limits {
+        max_tokens: PROBE_TOKENS,
+        end: around.tokenizer.eos_ids(),
+    };
     let answers = greedy(model, norms.bank(), &[&dialogue], Some(&features), limits)?;
-    let answer = answers.into_iter().flatten().next().context("the probe got no answer")?;
+    let answer = answers
+        .into_iter()
+        .flatten()
+        .next()
+        .context("the probe got no answer")?;
     Ok(SelfTest {
         generator: PROBE.into(),
         seed: PROBE_SEED,

@@ -36,7 +36,12 @@ impl LabelHeads {
     /// `[n * patches, width]`.
     pub fn loss(&self, features: &Tensor, labels: &[Labels]) -> Result<Tensor> {
         let patches = labels.iter().flat_map(|labels| &labels.patches);
-        let patch = cross_entropy(&self.patch.forward(features)?, patches, PATCH_CLASSES, PRESENT)?;
+        let patch = cross_entropy(
+            &self.patch.forward(features)?,
+            patches,
+            PATCH_CLASSES,
+            PRESENT,
+        )?;
         let (n, rows) = (labels.len(), features.dim(0)?);
         let pooled = features.reshape((n, rows / n, self.width))?.mean(1)?; // [n, width]
         let images = labels.iter().map(|labels| &labels.image);
@@ -58,8 +63,10 @@ fn cross_entropy<'a>(
         (0..classes).map(move |class| set >> class & 1 == 1)
     };
     // -log sigmoid(x) = softplus(-x), so the sign says which of the two is meant.
-    let (signs, weights): (Vec<f32>, Vec<f32>) =
-        sets.flat_map(bits).map(|there| if there { (-1.0, present) } else { (1.0, 1.0) }).unzip();
+    let (signs, weights): (Vec<f32>, Vec<f32>) = sets
+        .flat_map(bits)
+        .map(|there| if there { (-1.0, present) } else { (1.0, 1.0) })
+        .unzip();
     let signs = Tensor::from_vec(signs, logits.shape(), logits.device())?;
     let weights = Tensor::from_vec(weights, logits.shape(), logits.device())?;
     let x = (logits * signs)?;

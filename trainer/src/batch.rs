@@ -33,9 +33,13 @@ impl Dialogue {
     /// last image row.
     pub fn from_sequences(sequences: &[(Vec<u32>, usize)], image_token: u32) -> Result<Self> {
         let shared = |ids: &[u32]| {
-            ids.iter().rposition(|id| *id == image_token).map_or(0, |last| last + 1)
+            ids.iter()
+                .rposition(|id| *id == image_token)
+                .map_or(0, |last| last + 1)
         };
-        let Some((first, _)) = sequences.first() else { bail!("a dialogue has no sequence") };
+        let Some((first, _)) = sequences.first() else {
+            bail!("a dialogue has no sequence")
+        };
         let prefix = &first[..shared(first)];
         let mut branches = Vec::with_capacity(sequences.len());
         for (ids, answer) in sequences {
@@ -78,7 +82,10 @@ impl Dialogue {
     }
 
     fn n_features(&self) -> u32 {
-        self.prefix.iter().filter(|row| matches!(row, RowInput::Feature(_))).count() as u32
+        self.prefix
+            .iter()
+            .filter(|row| matches!(row, RowInput::Feature(_)))
+            .count() as u32
     }
 }
 
@@ -109,27 +116,33 @@ impl Packed {
     fn push_dialogue(&mut self, dialogue: &Dialogue, features: u32) {
         let step = &mut self.step;
         let start = step.inputs.len();
-        step.inputs.extend(dialogue.prefix.iter().map(|row| match row {
-            RowInput::Feature(row) => RowInput::Feature(features + row),
-            RowInput::Token(token) => RowInput::Token(*token),
-        }));
+        step.inputs
+            .extend(dialogue.prefix.iter().map(|row| match row {
+                RowInput::Feature(row) => RowInput::Feature(features + row),
+                RowInput::Token(token) => RowInput::Token(*token),
+            }));
         step.positions.extend(0..dialogue.prefix.len() as u32);
         let prefix = start..step.inputs.len();
         if !prefix.is_empty() {
-            step.segments.push(Segment { rows: prefix.clone(), keys: vec![prefix.clone()] });
+            step.segments.push(Segment {
+                rows: prefix.clone(),
+                keys: vec![prefix.clone()],
+            });
         }
         for Branch { prompt, answer } in &dialogue.branches {
             let start = step.inputs.len();
             // The last token of an answer predicts nothing, so it is no row.
             let inputs = prompt.iter().chain(&answer[..answer.len() - 1]);
-            step.inputs.extend(inputs.map(|token| RowInput::Token(*token)));
+            step.inputs
+                .extend(inputs.map(|token| RowInput::Token(*token)));
             let rows = start..step.inputs.len();
             let first = prefix.len() as u32;
             step.positions.extend(first..first + rows.len() as u32);
             let keys = [prefix.clone(), rows.clone()];
             let keys = keys.into_iter().filter(|span| !span.is_empty()).collect();
             let first_answer_row = start + prompt.len() - 1;
-            step.logits_rows.extend(first_answer_row as u32..rows.end as u32);
+            step.logits_rows
+                .extend(first_answer_row as u32..rows.end as u32);
             self.targets.extend(answer);
             step.segments.push(Segment { rows, keys });
         }
@@ -142,21 +155,47 @@ mod tests {
 
     #[test]
     fn a_branch_sees_the_image_and_itself() {
-        let sequences =
-            [(vec![1, 9, 9, 5, 6, 7], 4), (vec![1, 9, 9, 8, 4, 3, 2], 5)];
+        let sequences = [(vec![1, 9, 9, 5, 6, 7], 4), (vec![1, 9, 9, 8, 4, 3, 2], 5)];
         let dialogue = Dialogue::from_sequences(&sequences, 9).unwrap();
         let packed = pack([&dialogue, &dialogue]);
         let step = &packed.step;
         use RowInput::{Feature, Token};
         assert_eq!(
             step.inputs[..8],
-            [Token(1), Feature(0), Feature(1), Token(5), Token(6), Token(8), Token(4), Token(3)]
+            [
+                Token(1),
+                Feature(0),
+                Feature(1),
+                Token(5),
+                Token(6),
+                Token(8),
+                Token(4),
+                Token(3)
+            ]
         );
         assert_eq!(step.inputs[8..10], [Token(1), Feature(2)]);
         assert_eq!(step.positions[..8], [0, 1, 2, 3, 4, 3, 4, 5]);
-        assert_eq!(step.segments[1], Segment { rows: 3..5, keys: vec![0..3, 3..5] });
-        assert_eq!(step.segments[2], Segment { rows: 5..8, keys: vec![0..3, 5..8] });
-        assert_eq!(step.segments[4], Segment { rows: 11..13, keys: vec![8..11, 11..13] });
+        assert_eq!(
+            step.segments[1],
+            Segment {
+                rows: 3..5,
+                keys: vec![0..3, 3..5]
+            }
+        );
+        assert_eq!(
+            step.segments[2],
+            Segment {
+                rows: 5..8,
+                keys: vec![0..3, 5..8]
+            }
+        );
+        assert_eq!(
+            step.segments[4],
+            Segment {
+                rows: 11..13,
+                keys: vec![8..11, 11..13]
+            }
+        );
         assert_eq!(step.logits_rows[..4], [3, 4, 6, 7]);
         assert_eq!(packed.targets[..4], [6, 7, 3, 2]);
         assert_eq!(step.slots.len(), step.inputs.len());
@@ -165,7 +204,9 @@ mod tests {
     #[test]
     fn sequences_about_different_images_are_refused() {
         let refuse = |sequences: &[(Vec<u32>, usize)]| {
-            Dialogue::from_sequences(sequences, 9).unwrap_err().to_string()
+            Dialogue::from_sequences(sequences, 9)
+                .unwrap_err()
+                .to_string()
         };
         assert!(refuse(&[(vec![1, 9, 5, 6], 3), (vec![1, 9, 9, 5, 6], 4)]).contains("differ"));
         assert!(refuse(&[(vec![1, 9, 5], 2)]).contains("follow a prompt"));

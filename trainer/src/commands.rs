@@ -35,7 +35,11 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
         bar.set_position(progress.step as u64);
         bar.set_message(progress.to_string());
         if progress.step % 50 == 0 && bar.is_hidden() {
-            println!("{:>6.0} s  {:>5}  {progress}", start.elapsed().as_secs_f64(), progress.step);
+            println!(
+                "{:>6.0} s  {:>5}  {progress}",
+                start.elapsed().as_secs_f64(),
+                progress.step
+            );
         }
     })?;
     bar.finish_and_clear();
@@ -46,7 +50,7 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
         let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
         let teacher = Teacher::new()?;
-        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, false)?);
+        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
     }
     Ok(())
 }
@@ -58,7 +62,10 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let teacher = Teacher::new()?;
     let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
     let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
-    let lessons = train.iter().map(|one| teacher.lesson(one)).collect::<Result<Vec<_>>>()?;
+    let lessons = train
+        .iter()
+        .map(|one| teacher.lesson(one))
+        .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let bar = bar(recipe.tune.schedule.steps as u64);
     let tuned = norma_trainer::tune::tune(&base, &lessons, &recipe.tune, |event| match event {
@@ -77,7 +84,7 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
     let measure = |row: &[f32]| -> Result<Summary> {
         let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-        evaluate(&base.model, norms.bank(), &teacher, &test, recipe.task != Task::Pretrain)
+        evaluate(&base.model, norms.bank(), &teacher, &test)
     };
     let (before, after) = (measure(&base.row)?, measure(&tuned.row)?);
     println!("before");
@@ -118,42 +125,20 @@ pub fn eval(arguments: &Eval) -> Result<()> {
         }
     };
     let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
-    let examples = examples(arguments.task, arguments.split, arguments.seed, arguments.count)?;
-    let fixed_code = arguments.task != Task::Pretrain;
+    let examples = examples(
+        arguments.task,
+        arguments.split,
+        arguments.seed,
+        arguments.count,
+    )?;
     let teacher = Teacher::new()?;
-    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples, fixed_code)?);
+    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
     Ok(())
 }
 
-/// Writes films and their truth.
+/// Writes what the demo shows.
 pub fn export(arguments: &Export) -> Result<()> {
-    std::fs::create_dir_all(&arguments.out)
-        .with_context(|| format!("cannot make the folder {}", arguments.out.display()))?;
-    let mut truth = Vec::new();
-    for (task, scanner) in
-        [(Task::Pretrain, "film"), (Task::Inverted, "inverted"), (Task::LowDose, "low-dose")]
-    {
-        for (index, example) in
-            examples(task, Split::Test, arguments.seed, arguments.count)?.iter().enumerate()
-        {
-            let name = format!("{scanner}-{}.png", index + 1);
-            let path = arguments.out.join(&name);
-            example
-                .film()
-                .to_grey()
-                .save(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            truth.push(json!({
-                "file": name,
-                "image_seed": example.image,
-                "shift": example.shift,
-                "findings": example.scene().findings,
-                "urgent": example.scene().is_urgent(),
-            }));
-        }
-    }
-    let text = serde_json::to_string_pretty(&Value::Array(truth))?;
-    write(&arguments.out.join("truth.json"), format!("{text}\n").as_bytes())
+    norma_trainer::showcase::export(&arguments.out, arguments.seed, arguments.count)
 }
 
 pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
@@ -189,31 +174,35 @@ pub(crate) fn bar(steps: u64) -> ProgressBar {
 }
 
 fn print_summary(summary: &Summary) {
-    let line = |name: &str, score: &Score| {
+    let line = |name: &str, score: &Score, prior: Option<f64>| {
+        let percent = [score.value, score.low, score.high].map(|share| 100.0 * share);
+        let prior = prior
+            .map(|prior| format!("   prior {:.1}", 100.0 * prior))
+            .unwrap_or_default();
+        let [value, low, high] = percent;
         println!(
-            "  {name:<16} {:>5.1} %  [{:.1}, {:.1}]  n = {}",
-            100.0 * score.value,
-            100.0 * score.low,
-            100.0 * score.high,
+            "  {name:<16} {value:>5.1} %  [{low:.1}, {high:.1}]  n = {}{prior}",
             score.n
         );
     };
     for (name, score) in [("closed", &summary.closed), ("open", &summary.open)] {
         if let Some(score) = score {
-            line(name, score);
+            line(name, score, None);
         }
     }
     for (kind, score) in &summary.by_kind {
         let name = serde_json::to_value(kind).ok();
-        let name = name.as_ref().and_then(Value::as_str).unwrap_or("?");
-        let prior = summary.priors.get(kind).map_or(0.0, |prior| prior.score.value);
-        line(name, score);
-        println!("{:>24.1} %  prior", 100.0 * prior);
+        let name = name.as_ref().and_then(Value::as_str).unwrap_or_default();
+        line(
+            name,
+            score,
+            summary.priors.get(kind).map(|prior| prior.score.value),
+        );
     }
     if let Some(reports) = &summary.reports {
-        line("report exact", &reports.exact);
-        line("report form", &reports.form);
-        line("finding F1 kind", &reports.f1_kind);
-        line("finding F1 full", &reports.f1_full);
+        line("report exact", &reports.exact, None);
+        line("report form", &reports.form, None);
+        line("finding F1 kind", &reports.f1_kind, None);
+        line("finding F1 full", &reports.f1_full, None);
     }
 }

@@ -52,8 +52,10 @@ pub fn greedy(
     limits: Limits,
 ) -> Result<Vec<Vec<Answer>>> {
     ensure!(limits.max_tokens > 0, "an answer needs room for one token");
-    let mut answers: Vec<Vec<Answer>> =
-        dialogues.iter().map(|one| vec![Answer::default(); one.branches.len()]).collect();
+    let mut answers: Vec<Vec<Answer>> = dialogues
+        .iter()
+        .map(|one| vec![Answer::default(); one.branches.len()])
+        .collect();
     let (mut step, mut running, capacity) = prefill(dialogues, limits.max_tokens);
     if running.is_empty() {
         return Ok(answers);
@@ -110,11 +112,15 @@ fn prefill(dialogues: &[&Dialogue], max_tokens: usize) -> (Step, Vec<Running>, u
         cache_rows.extend(prefix.clone().map(|row| row as u32));
         if !prefix.is_empty() {
             let rows = start..step.inputs.len();
-            step.segments.push(Segment { rows, keys: vec![prefix.clone()] });
+            step.segments.push(Segment {
+                rows,
+                keys: vec![prefix.clone()],
+            });
         }
         for (branch, asked) in one.branches.iter().enumerate() {
             let start = step.inputs.len();
-            step.inputs.extend(asked.prompt.iter().map(|token| RowInput::Token(*token)));
+            step.inputs
+                .extend(asked.prompt.iter().map(|token| RowInput::Token(*token)));
             let own = next..next + asked.prompt.len();
             next = own.end + max_tokens;
             let first = prefix.len() as u32;
@@ -122,7 +128,10 @@ fn prefill(dialogues: &[&Dialogue], max_tokens: usize) -> (Step, Vec<Running>, u
             cache_rows.extend(own.clone().map(|row| row as u32));
             let rows = start..step.inputs.len();
             step.logits_rows.push(rows.end as u32 - 1);
-            step.segments.push(Segment { rows, keys: spans(&prefix, &own) });
+            step.segments.push(Segment {
+                rows,
+                keys: spans(&prefix, &own),
+            });
             running.push(Running {
                 dialogue,
                 branch,
@@ -140,22 +149,37 @@ fn prefill(dialogues: &[&Dialogue], max_tokens: usize) -> (Step, Vec<Running>, u
 /// One row for every branch: its last token.
 fn next_step(running: &mut [Running]) -> Step {
     let n = running.len();
-    let mut step = Step { slots: vec![0; n], logits_rows: (0..n as u32).collect(), ..Step::default() };
+    let mut step = Step {
+        slots: vec![0; n],
+        logits_rows: (0..n as u32).collect(),
+        ..Step::default()
+    };
     let mut cache_rows = Vec::with_capacity(n);
     for (row, one) in running.iter_mut().enumerate() {
         let token = one.answer.tokens.last().copied().unwrap_or_default();
         step.inputs.push(RowInput::Token(token));
-        step.positions.push((one.prefix.len() + one.own.len()) as u32);
+        step.positions
+            .push((one.prefix.len() + one.own.len()) as u32);
         cache_rows.push(one.own.end as u32);
         one.own.end += 1;
-        step.segments.push(Segment { rows: row..row + 1, keys: spans(&one.prefix, &one.own) });
+        step.segments.push(Segment {
+            rows: row..row + 1,
+            keys: spans(&one.prefix, &one.own),
+        });
     }
     step.cache_rows = Some(cache_rows);
     step
 }
 
-fn spans(prefix: &std::ops::Range<usize>, own: &std::ops::Range<usize>) -> Vec<std::ops::Range<usize>> {
-    [prefix, own].into_iter().filter(|span| !span.is_empty()).cloned().collect()
+fn spans(
+    prefix: &std::ops::Range<usize>,
+    own: &std::ops::Range<usize>,
+) -> Vec<std::ops::Range<usize>> {
+    [prefix, own]
+        .into_iter()
+        .filter(|span| !span.is_empty())
+        .cloned()
+        .collect()
 }
 
 /// The largest and the second largest logit with their tokens; of equals the lower token first.

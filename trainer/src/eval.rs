@@ -39,10 +39,16 @@ pub fn answers(
     teacher: &Teacher,
     examples: &[Example],
 ) -> Result<Vec<Vec<String>>> {
-    let limits = Limits { max_tokens: MAX_TOKENS, end: &[EOS] };
+    let limits = Limits {
+        max_tokens: MAX_TOKENS,
+        end: &[EOS],
+    };
     let mut texts = Vec::with_capacity(examples.len());
     for chunk in examples.chunks(TOGETHER) {
-        let lessons = chunk.iter().map(|one| teacher.lesson(one)).collect::<Result<Vec<Lesson>>>()?;
+        let lessons = chunk
+            .iter()
+            .map(|one| teacher.lesson(one))
+            .collect::<Result<Vec<Lesson>>>()?;
         for answers in answer(model, bank, &lessons, limits)? {
             texts.push(answers.iter().map(|answer| text(&answer.tokens)).collect());
         }
@@ -50,16 +56,15 @@ pub fn answers(
     Ok(texts)
 }
 
-/// Answers and judges. `fixed_code`: the set has one code table.
+/// Answers and judges.
 pub fn evaluate(
     model: &dyn MedVlm,
     bank: &NormBank,
     teacher: &Teacher,
     examples: &[Example],
-    fixed_code: bool,
 ) -> Result<Summary> {
     let answers = answers(model, bank, teacher, examples)?;
-    Ok(summarise(examples, &answers, fixed_code))
+    Ok(summarise(examples, &answers))
 }
 
 /// The words of phantom tokens, special ones left out.

@@ -52,13 +52,18 @@ impl Storage {
 
     fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {
-            Self::Float32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::Bfloat16 => {
-                values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()
-            }
-            Self::Float16 => {
-                values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()
-            }
+            Self::Float32 => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            Self::Bfloat16 => values
+                .iter()
+                .flat_map(|value| bf16::from_f32(*value).to_le_bytes())
+                .collect(),
+            Self::Float16 => values
+                .iter()
+                .flat_map(|value| f16::from_f32(*value).to_le_bytes())
+                .collect(),
         }
     }
 }
@@ -96,7 +101,10 @@ pub fn write(base: &Pretrained, beside: Beside, storage: Storage, folder: &Path)
         ("preprocessor_config.json", preprocessor_config(beside.processor)),
         ("processor_config.json", processor_config(&base.config)),
     ] {
-        put(name, format!("{}\n", serde_json::to_string_pretty(&value)?).as_bytes())?;
+        put(
+            name,
+            format!("{}\n", serde_json::to_string_pretty(&value)?).as_bytes(),
+        )?;
     }
     for (name, text) in beside.tokenizer {
         put(name, text.as_bytes())?;
@@ -109,7 +117,10 @@ fn weights(base: &Pretrained, storage: Storage) -> Result<Vec<u8>> {
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
     let mut put = |name: &str, tensor: &Tensor, shape: &[usize]| -> Result<()> {
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        ensure!(values.iter().all(|value| value.is_finite()), "`{name}` is not finite");
+        ensure!(
+            values.iter().all(|value| value.is_finite()),
+            "`{name}` is not finite"
+        );
         tensors.insert(name.into(), (shape.into(), values));
         Ok(())
     };
@@ -200,7 +211,10 @@ fn config(config: &LlavaConfig, storage: Storage) -> Value {
 
 /// The shortest decimal of an f32, as a number.
 fn number(value: f32) -> f64 {
-    value.to_string().parse().expect("a number's own text is a number")
+    value
+        .to_string()
+        .parse()
+        .expect("a number's own text is a number")
 }
 
 fn generation_config() -> Value {

@@ -40,13 +40,39 @@ impl FrozenBase {
         row: Vec<f32>,
         digest: Digest,
     ) -> Result<Self> {
-        let remembered = Remember { inner: parameters, seen: Mutex::default() };
-        let model = Llava::new(config, &remembered, Kernels::for_device(parameters.device()))?;
+        let remembered = Remember {
+            inner: parameters,
+            seen: Mutex::default(),
+        };
+        let model = Llava::new(
+            config,
+            &remembered,
+            Kernels::for_device(parameters.device()),
+        )?;
         let wanted = model.sites().row_len();
-        ensure!(row.len() == wanted, "a norm row of {} for a base of {wanted}", row.len());
-        let Seen { tensors, linears, ids, n_values } =
-            remembered.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Self { model, row, digest, tensors, linears, ids, n_values })
+        ensure!(
+            row.len() == wanted,
+            "a norm row of {} for a base of {wanted}",
+            row.len()
+        );
+        let Seen {
+            tensors,
+            linears,
+            ids,
+            n_values,
+        } = remembered
+            .seen
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(Self {
+            model,
+            row,
+            digest,
+            tensors,
+            linears,
+            ids,
+            n_values,
+        })
     }
 
     /// Values of the whole base, norms included.
@@ -64,7 +90,9 @@ impl FrozenBase {
             hasher.update(&Digest::of_f32(&tensor.flatten_all()?.to_vec1::<f32>()?).0);
         }
         for (name, linear, n_in) in &self.linears {
-            let rows: Vec<f32> = (0..2 * n_in).map(|i| 1.0 + (i * 37 % 101) as f32 / 64.0).collect();
+            let rows: Vec<f32> = (0..2 * n_in)
+                .map(|i| 1.0 + (i * 37 % 101) as f32 / 64.0)
+                .collect();
             let rows = Tensor::from_vec(rows, (2, *n_in), self.model.device())?;
             let outputs = linear.forward(&rows)?.flatten_all()?.to_vec1::<f32>()?;
             hasher.update(name.as_bytes());

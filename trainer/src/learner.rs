@@ -53,7 +53,9 @@ impl Shards {
                 .iter()
                 .map(|variable| {
                     let gradient = store.get(variable.var.as_tensor());
-                    gradient.map(|gradient| gradient.flatten_all()?.to_vec1::<f32>()).transpose()
+                    gradient
+                        .map(|gradient| gradient.flatten_all()?.to_vec1::<f32>())
+                        .transpose()
                 })
                 .collect::<candle_core::Result<_>>()?;
             Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
@@ -66,7 +68,9 @@ impl Shards {
                 .map(|(shard, pool)| scope.spawn(move || pool.install(|| one(shard))))
                 .collect();
             let join = |worker: std::thread::ScopedJoinHandle<_>| {
-                worker.join().unwrap_or_else(|_| Err(anyhow!("a worker thread panicked")))
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("a worker thread panicked")))
             };
             workers.into_iter().map(join).collect()
         });
@@ -77,7 +81,11 @@ impl Shards {
             if total.1.is_empty() {
                 total.1 = gradients;
             } else {
-                total.1.iter_mut().zip(gradients).for_each(|(sum, gradient)| add(sum, gradient));
+                total
+                    .1
+                    .iter_mut()
+                    .zip(gradients)
+                    .for_each(|(sum, gradient)| add(sum, gradient));
             }
         }
         Ok(total)
@@ -89,7 +97,9 @@ fn add(sum: &mut Option<Vec<f32>>, gradient: Option<Vec<f32>>) {
         (_, None) => {}
         (None, gradient) => *sum = gradient,
         (Some(sum), Some(gradient)) => {
-            sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+            sum.iter_mut()
+                .zip(gradient)
+                .for_each(|(sum, value)| *sum += value);
         }
     }
 }
@@ -106,5 +116,9 @@ pub fn answer_loss(
     step.image_features = features;
     let logits = model.forward(&step, bank, None)?;
     let targets = RowIndex::new(&packed.targets, model.device())?;
-    Ok(cross_entropy(&logits, &targets, Kernels::for_device(model.device()))?)
+    Ok(cross_entropy(
+        &logits,
+        &targets,
+        Kernels::for_device(model.device()),
+    )?)
 }

@@ -50,16 +50,33 @@ impl Teacher {
         let head = encode(PROMPT_HEAD)?;
         let (_, before) = head.split_last().expect("the head ends with the image");
         let rows = (0..FILM_ROWS as u32).map(RowInput::Feature);
-        let prefix = before.iter().map(|id| RowInput::Token(*id)).chain(rows).collect();
-        Ok(Self { preprocess: ClipPreprocess::from_json(&processor_values())?, prefix })
+        let prefix = before
+            .iter()
+            .map(|id| RowInput::Token(*id))
+            .chain(rows)
+            .collect();
+        Ok(Self {
+            preprocess: ClipPreprocess::from_json(&processor_values())?,
+            prefix,
+        })
     }
 
     /// The lesson of an example.
     pub fn lesson(&self, example: &Example) -> Result<Lesson> {
         let film = example.film().to_rgb();
-        let pixels = self.preprocess.pixels(&film)?.flatten_all()?.to_vec1::<f32>()?;
+        let pixels = self
+            .preprocess
+            .pixels(&film)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         let branches = example.turns.iter().map(branch).collect::<Result<_>>()?;
-        Ok(Lesson { pixels, dialogue: Dialogue { prefix: self.prefix.clone(), branches } })
+        Ok(Lesson {
+            pixels,
+            dialogue: Dialogue {
+                prefix: self.prefix.clone(),
+                branches,
+            },
+        })
     }
 }
 
@@ -77,6 +94,8 @@ pub fn pixels<'a>(
     device: &Device,
 ) -> Result<Tensor> {
     let n = lessons.len();
-    let pixels: Vec<f32> = lessons.flat_map(|lesson| lesson.pixels.iter().copied()).collect();
+    let pixels: Vec<f32> = lessons
+        .flat_map(|lesson| lesson.pixels.iter().copied())
+        .collect();
     Ok(Tensor::from_vec(pixels, (n, 3, size, size), device)?)
 }

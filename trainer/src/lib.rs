@@ -27,6 +27,7 @@ pub mod pictures;
 pub mod pretrain;
 pub mod recipe;
 pub mod records;
+pub mod showcase;
 pub mod tune;
 pub mod variables;
 

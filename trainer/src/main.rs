@@ -156,7 +156,7 @@ impl From<Part> for data::Split {
 
 #[derive(Subcommand)]
 enum Phantom {
-    /// Writes test films as PNG files, and `truth.json` about them.
+    /// Writes what the demo shows: test films, `demo.json` and `truth.json` about them.
     Export(Export),
 }
 
@@ -165,9 +165,9 @@ struct Export {
     /// The folder to write.
     #[arg(long)]
     out: PathBuf,
-    /// Films of each of the three scanners.
-    #[arg(long, default_value_t = 4)]
-    count: u64,
+    /// Films for each of the demo's adapters.
+    #[arg(long, default_value_t = 2)]
+    count: usize,
     /// Seed of the films.
     #[arg(long, default_value_t = 1)]
     seed: u64,

@@ -26,7 +26,11 @@ pub struct AdamConfig {
 
 impl Default for AdamConfig {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+        }
     }
 }
 
@@ -68,10 +72,19 @@ impl AdamW {
             .into_iter()
             .map(|variable| {
                 let zeros = vec![0f32; variable.var.elem_count()];
-                Slot { group: group(&variable), mean: zeros.clone(), square: zeros, variable }
+                Slot {
+                    group: group(&variable),
+                    mean: zeros.clone(),
+                    square: zeros,
+                    variable,
+                }
             })
             .collect();
-        Self { config, slots, steps: 0 }
+        Self {
+            config,
+            slots,
+            steps: 0,
+        }
     }
 
     /// The variables, in the order of gradients.
@@ -87,32 +100,45 @@ impl AdamW {
     /// Moves every variable that has a gradient. `rate`: the learning rate of this step.
     pub fn step(&mut self, gradients: &Gradients, rate: f64) -> Result<()> {
         if gradients.len() != self.slots.len() {
-            bail!("{} gradients for {} variables", gradients.len(), self.slots.len());
+            bail!(
+                "{} gradients for {} variables",
+                gradients.len(),
+                self.slots.len()
+            );
         }
         self.steps += 1;
         let AdamConfig { beta1, beta2, eps } = self.config;
         let first = 1.0 - beta1.powi(self.steps);
         let second = (1.0 - beta2.powi(self.steps)).sqrt();
-        self.slots.par_iter_mut().zip(gradients).try_for_each(|(slot, gradient)| {
-            let Some(gradient) = gradient else { return Ok(()) };
-            if gradient.len() != slot.mean.len() {
-                let name = &slot.variable.name;
-                bail!("`{name}` of {} values got a gradient of {}", slot.mean.len(), gradient.len());
-            }
-            let rate = rate * slot.group.rate_scale;
-            let update = Update {
-                gradient,
-                moments: Mutex::new((&mut slot.mean, &mut slot.square)),
-                // Taken from 1 before rounding: the f32 nearest 0.999 is 5e-5 of the difference off.
-                share: ((1.0 - beta1) as f32, (1.0 - beta2) as f32),
-                beta2: beta2 as f32,
-                keep: (1.0 - rate * slot.group.weight_decay) as f32,
-                step_size: (rate / first) as f32,
-                root_scale: second.recip() as f32,
-                eps: eps as f32,
-            };
-            slot.variable.var.inplace_op1(&update)
-        })
+        self.slots
+            .par_iter_mut()
+            .zip(gradients)
+            .try_for_each(|(slot, gradient)| {
+                let Some(gradient) = gradient else {
+                    return Ok(());
+                };
+                if gradient.len() != slot.mean.len() {
+                    let name = &slot.variable.name;
+                    bail!(
+                        "`{name}` of {} values got a gradient of {}",
+                        slot.mean.len(),
+                        gradient.len()
+                    );
+                }
+                let rate = rate * slot.group.rate_scale;
+                let update = Update {
+                    gradient,
+                    moments: Mutex::new((&mut slot.mean, &mut slot.square)),
+                    // Taken from 1 before rounding: the f32 nearest 0.999 is 5e-5 of the difference off.
+                    share: ((1.0 - beta1) as f32, (1.0 - beta2) as f32),
+                    beta2: beta2 as f32,
+                    keep: (1.0 - rate * slot.group.weight_decay) as f32,
+                    step_size: (rate / first) as f32,
+                    root_scale: second.recip() as f32,
+                    eps: eps as f32,
+                };
+                slot.variable.var.inplace_op1(&update)
+            })
     }
 }
 
@@ -134,7 +160,9 @@ impl InplaceOp1 for Update<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(values) = storage else { bail!("variables are f32") };
+        let CpuStorage::F32(values) = storage else {
+            bail!("variables are f32")
+        };
         let Some((start, end)) = layout.contiguous_offsets() else {
             bail!("variables are contiguous")
         };
@@ -160,7 +188,9 @@ pub fn clip(gradients: &mut Gradients, limit: f64) -> f64 {
         .par_iter()
         .map(|gradient| {
             let values = gradient.iter().flatten();
-            values.map(|value| f64::from(*value) * f64::from(*value)).sum()
+            values
+                .map(|value| f64::from(*value) * f64::from(*value))
+                .sum()
         })
         .collect();
     let norm = squares.iter().sum::<f64>().sqrt();
@@ -209,7 +239,10 @@ mod tests {
 
     fn variable(values: &[f32]) -> NamedVar {
         let tensor = Tensor::new(values, &Device::Cpu).unwrap();
-        NamedVar { name: "w".into(), var: Var::from_tensor(&tensor).unwrap() }
+        NamedVar {
+            name: "w".into(),
+            var: Var::from_tensor(&tensor).unwrap(),
+        }
     }
 
     /// Expected values from torch 2.12.1:
@@ -218,7 +251,10 @@ mod tests {
     #[test]
     fn two_steps_give_torchs_values() {
         let variable = variable(&[1.0, -2.0, 3.0]);
-        let group = Group { rate_scale: 1.0, weight_decay: 0.1 };
+        let group = Group {
+            rate_scale: 1.0,
+            weight_decay: 0.1,
+        };
         let mut optimizer = AdamW::new([variable.clone()], |_| group, AdamConfig::default());
         for gradient in [[0.5f32, -1.0, 2.0], [-1.0, 0.25, 0.0]] {
             optimizer.step(&vec![Some(gradient.to_vec())], 0.1).unwrap();
@@ -235,7 +271,10 @@ mod tests {
     fn clones_of_a_variable_see_the_step() {
         let variable = variable(&[1.0]);
         let seen = variable.var.as_tensor().clone();
-        let group = Group { rate_scale: 1.0, weight_decay: 0.0 };
+        let group = Group {
+            rate_scale: 1.0,
+            weight_decay: 0.0,
+        };
         let mut optimizer = AdamW::new([variable], |_| group, AdamConfig::default());
         optimizer.step(&vec![Some(vec![2.0])], 0.25).unwrap();
         assert!((seen.to_vec1::<f32>().unwrap()[0] - 0.75).abs() < 1e-6);
@@ -256,7 +295,12 @@ mod tests {
 
     #[test]
     fn the_rate_rises_then_falls_to_its_floor() {
-        let schedule = Schedule { peak: 1.0, warm_up: 4, steps: 14, floor: 0.1 };
+        let schedule = Schedule {
+            peak: 1.0,
+            warm_up: 4,
+            steps: 14,
+            floor: 0.1,
+        };
         assert!((schedule.rate(0) - 0.25).abs() < 1e-12);
         assert!((schedule.rate(3) - 1.0).abs() < 1e-12);
         assert!((schedule.rate(9) - 0.55).abs() < 1e-12);

@@ -46,7 +46,10 @@ pub fn config(sizes: &Sizes) -> LlavaConfig {
             feature_layers: vec![sizes.tower_layers],
             keeps_class_token: false,
         },
-        projector: ProjectorConfig { hidden_act: Some(Activation::Gelu), bias: true },
+        projector: ProjectorConfig {
+            hidden_act: Some(Activation::Gelu),
+            bias: true,
+        },
         decoder: DecoderConfig {
             vocab_size: VOCABULARY_SIZE,
             hidden_size: sizes.width,

@@ -68,7 +68,12 @@ pub struct Prepared<'l> {
 
 impl<'a> Tuner<'a> {
     /// Variables at the base's own values.
-    pub fn new(base: &'a FrozenBase, scope: Scope, adam: AdamConfig, shards: usize) -> Result<Self> {
+    pub fn new(
+        base: &'a FrozenBase,
+        scope: Scope,
+        adam: AdamConfig,
+        shards: usize,
+    ) -> Result<Self> {
         let (model, sites) = (&base.model, base.model.sites());
         let norms = NormVariables::new(sites, &base.row, Some(scope), model.device())?;
         let variables = norms.all().to_vec();
@@ -76,9 +81,19 @@ impl<'a> Tuner<'a> {
             bail!("the base has no norm in scope `{scope}`: nothing would be trained");
         }
         // Gains decay towards 0, not towards the base; so they do not decay.
-        let group = Group { rate_scale: 1.0, weight_decay: 0.0 };
+        let group = Group {
+            rate_scale: 1.0,
+            weight_decay: 0.0,
+        };
         let optimizer = AdamW::new(variables.iter().cloned(), |_| group, adam);
-        Ok(Self { base, norms, optimizer, variables, shards: Shards::new(shards)?, scope })
+        Ok(Self {
+            base,
+            norms,
+            optimizer,
+            variables,
+            shards: Shards::new(shards)?,
+            scope,
+        })
     }
 
     /// Values that learn.
@@ -95,14 +110,21 @@ impl<'a> Tuner<'a> {
     pub fn prepare<'l>(&self, lessons: &'l [Lesson]) -> Result<Vec<Prepared<'l>>> {
         const TOGETHER: usize = 32;
         if self.learns_vision() {
-            return Ok(lessons.iter().map(|lesson| Prepared { lesson, features: None }).collect());
+            return Ok(lessons
+                .iter()
+                .map(|lesson| Prepared {
+                    lesson,
+                    features: None,
+                })
+                .collect());
         }
         let model = &self.base.model;
         let (size, rows) = (model.shape().image_size, model.shape().image_tokens);
         let mut prepared = Vec::with_capacity(lessons.len());
         for chunk in lessons.chunks(TOGETHER) {
             let pixels = pixels(chunk.iter(), size, model.device())?;
-            let features = model.encode_images(&pixels, &vec![0; chunk.len()], self.norms.bank())?;
+            let features =
+                model.encode_images(&pixels, &vec![0; chunk.len()], self.norms.bank())?;
             for (i, lesson) in chunk.iter().enumerate() {
                 let features = Some(features.narrow(0, i * rows, rows)?);
                 prepared.push(Prepared { lesson, features });
@@ -113,7 +135,9 @@ impl<'a> Tuner<'a> {
 
     fn learns_vision(&self) -> bool {
         let sites = self.base.model.sites();
-        sites.selected(self.scope).any(|site| sites.sites()[site].part != Part::Language)
+        sites
+            .selected(self.scope)
+            .any(|site| sites.sites()[site].part != Part::Language)
     }
 
     /// Loss and gradients of some lessons; the loss is the mean over all their answer tokens.
@@ -158,7 +182,10 @@ impl<'a> Tuner<'a> {
     /// Fails unless every value in scope gets a gradient from these lessons and no frozen tensor does.
     pub fn check_reach(&self, lessons: &[&Prepared]) -> Result<()> {
         let store = self.loss(&self.shard(lessons.iter())?)?.backward()?;
-        ensure!(!self.base.appears_in(&store), "a frozen tensor got a gradient");
+        ensure!(
+            !self.base.appears_in(&store),
+            "a frozen tensor got a gradient"
+        );
         for variable in &self.variables {
             let gradient = store.get(variable.var.as_tensor());
             let largest = gradient
@@ -186,7 +213,10 @@ impl<'a> Tuner<'a> {
 
     /// The loss of some lessons.
     pub fn evaluate(&self, lessons: &[&Prepared]) -> Result<f64> {
-        Ok(f64::from(self.loss(&self.shard(lessons.iter())?)?.to_scalar::<f32>()?))
+        Ok(f64::from(
+            self.loss(&self.shard(lessons.iter())?)?
+                .to_scalar::<f32>()?,
+        ))
     }
 }
 
@@ -226,28 +256,56 @@ pub fn tune(
     recipe: &TuneRecipe,
     mut report: impl FnMut(Event),
 ) -> Result<Tuned> {
-    ensure!(!lessons.is_empty(), "there is nothing to learn from: no lessons");
-    ensure!(recipe.images > 0 && recipe.schedule.steps > 0, "a run needs images and steps");
+    ensure!(
+        !lessons.is_empty(),
+        "there is nothing to learn from: no lessons"
+    );
+    ensure!(
+        recipe.images > 0 && recipe.schedule.steps > 0,
+        "a run needs images and steps"
+    );
     let mut tuner = Tuner::new(base, recipe.scope, recipe.adam, recipe.shards)?;
-    report(Event::Start { trainable: tuner.n_trainable(), total: base.n_values() });
+    report(Event::Start {
+        trainable: tuner.n_trainable(),
+        total: base.n_values(),
+    });
     let before = base.weights_digest()?;
     let prepared = tuner.prepare(lessons)?;
     let mut order = Order::new(prepared.len(), recipe.seed);
     let batch = |order: &mut Order| -> Vec<&Prepared> {
-        (0..recipe.images).map(|_| &prepared[order.draw()]).collect()
+        (0..recipe.images)
+            .map(|_| &prepared[order.draw()])
+            .collect()
     };
     tuner.check_reach(&batch(&mut order))?;
     let mut losses = Vec::with_capacity(recipe.schedule.steps);
     for step in 0..recipe.schedule.steps {
         let rate = recipe.schedule.rate(step);
         losses.push(tuner.step(&batch(&mut order), rate, recipe.clip)?);
-        report(Event::Step { done: step + 1, loss: losses[step] });
+        report(Event::Step {
+            done: step + 1,
+            loss: losses[step],
+        });
     }
-    ensure!(base.weights_digest()? == before, "a frozen tensor changed while the norms were tuned");
+    ensure!(
+        base.weights_digest()? == before,
+        "a frozen tensor changed while the norms were tuned"
+    );
     let sites = base.model.sites();
     let row = tuner.norms.row(sites)?;
-    ensure!(row.iter().all(|value| value.is_finite()), "a norm value is no longer finite");
-    let moved = row.iter().zip(&base.row).filter(|(now, before)| now != before).count();
+    ensure!(
+        row.iter().all(|value| value.is_finite()),
+        "a norm value is no longer finite"
+    );
+    let moved = row
+        .iter()
+        .zip(&base.row)
+        .filter(|(now, before)| now != before)
+        .count();
     ensure!(moved > 0, "no norm value moved");
-    Ok(Tuned { row, losses, moved: (moved, tuner.n_trainable()) })
+    Ok(Tuned {
+        row,
+        losses,
+        moved: (moved, tuner.n_trainable()),
+    })
 }

@@ -43,7 +43,11 @@ pub struct Variables<'a> {
 impl<'a> Variables<'a> {
     /// No variables yet; a model that is built from these makes them.
     pub fn new(source: Source<'a>, device: &Device) -> Self {
-        Self { source, device: device.clone(), vars: Mutex::new(BTreeMap::new()) }
+        Self {
+            source,
+            device: device.clone(),
+            vars: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// The variable of this name, made at its first use.
@@ -60,7 +64,10 @@ impl<'a> Variables<'a> {
                 want: shape.into(),
             });
         }
-        let failed = |source| ParameterError::Tensor { name: name.into(), source };
+        let failed = |source| ParameterError::Tensor {
+            name: name.into(),
+            source,
+        };
         let first = match self.source {
             Source::Seed(seed) => {
                 Tensor::from_vec(first_values(name, shape, seed), shape, &self.device)
@@ -76,7 +83,12 @@ impl<'a> Variables<'a> {
     /// All variables made so far, sorted by name.
     pub fn all(&self) -> Vec<NamedVar> {
         let vars = self.vars.lock().unwrap_or_else(PoisonError::into_inner);
-        vars.iter().map(|(name, var)| NamedVar { name: name.clone(), var: var.clone() }).collect()
+        vars.iter()
+            .map(|(name, var)| NamedVar {
+                name: name.clone(),
+                var: var.clone(),
+            })
+            .collect()
     }
 }
 
@@ -101,8 +113,12 @@ impl Parameters for Variables<'_> {
 
 /// Projections whose output is added to the residual stream start smaller, so that the stream's
 /// variance does not grow with the number of layers.
-const RESIDUAL: [&str; 4] =
-    ["o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight"];
+const RESIDUAL: [&str; 4] = [
+    "o_proj.weight",
+    "down_proj.weight",
+    "out_proj.weight",
+    "fc2.weight",
+];
 const RESIDUAL_SCALE: f64 = 0.35;
 const EMBEDDING_DEVIATION: f64 = 0.05;
 
@@ -113,7 +129,11 @@ fn first_values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         return vec![0.0; count];
     }
     let deviation = if name.contains("embedding") || name.contains("embed_tokens") {
-        if name.contains("patch_embedding") { fan_in(shape) } else { EMBEDDING_DEVIATION }
+        if name.contains("patch_embedding") {
+            fan_in(shape)
+        } else {
+            EMBEDDING_DEVIATION
+        }
     } else if RESIDUAL.iter().any(|end| name.ends_with(end)) {
         RESIDUAL_SCALE * fan_in(shape)
     } else {
@@ -123,7 +143,9 @@ fn first_values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let stream = u64::from_le_bytes(hash[..8].try_into().expect("a digest has 32 bytes"));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
-    (0..count).map(|_| (deviation * gaussian(&mut rng)) as f32).collect()
+    (0..count)
+        .map(|_| (deviation * gaussian(&mut rng)) as f32)
+        .collect()
 }
 
 fn fan_in(shape: &[usize]) -> f64 {
@@ -167,7 +189,10 @@ impl NormVariables {
                     return Ok(tensor);
                 }
                 let var = Var::from_tensor(&tensor)?;
-                vars.push(NamedVar { name, var: var.clone() });
+                vars.push(NamedVar {
+                    name,
+                    var: var.clone(),
+                });
                 Ok::<_, candle_core::Error>(var.as_tensor().clone())
             };
             let range = table.range(idx);
@@ -176,9 +201,16 @@ impl NormVariables {
                 (Some(name), Some(range)) => Some(values(name, range)?),
                 _ => None,
             };
-            sites.push(Some(SiteValues { gain, bias, trainable }));
+            sites.push(Some(SiteValues {
+                gain,
+                bias,
+                trainable,
+            }));
         }
-        Ok(Self { bank: NormBank::from_values(sites, 1), vars })
+        Ok(Self {
+            bank: NormBank::from_values(sites, 1),
+            vars,
+        })
     }
 
     /// The bank of one slot.

@@ -65,7 +65,11 @@ impl Bundle {
             serde_json::from_slice(file("demo.json")?).context("demo.json is broken")?;
         let adapters = contents.adapters.into_iter().map(|Entry { alias, about }| {
             let bytes = file(&format!("adapters/{alias}.safetensors"))?;
-            Ok(Adapter { alias, about, bytes })
+            Ok(Adapter {
+                alias,
+                about,
+                bytes,
+            })
         });
         Ok(Self {
             adapters: adapters.collect::<anyhow::Result<_>>()?,
@@ -82,7 +86,9 @@ impl Bundle {
     /// Writes the base's files to a folder.
     pub fn unpack_base(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).context("the base's folder could not be made")?;
-        let base = PHANTOM.get_dir("base").context("the program carries no base")?;
+        let base = PHANTOM
+            .get_dir("base")
+            .context("the program carries no base")?;
         for file in base.files() {
             let name = file.path().file_name().context("a file without a name")?;
             std::fs::write(folder.join(name), file.contents())
@@ -93,6 +99,8 @@ impl Bundle {
 }
 
 fn file(path: &str) -> anyhow::Result<&'static [u8]> {
-    let file = PHANTOM.get_file(path).with_context(|| format!("the program carries no {path}"))?;
+    let file = PHANTOM
+        .get_file(path)
+        .with_context(|| format!("the program carries no {path}"))?;
     Ok(file.contents())
 }

@@ -17,14 +17,20 @@ const TOKENS: usize = 96;
 /// Publishes `adapter` in the middle of `STREAMS` running streams.
 #[expect(clippy::print_stdout, reason = "the output of a command")]
 pub async fn run(client: &Client, bundle: &Bundle, adapter: &Adapter) -> anyhow::Result<()> {
-    println!("\n3. `{}` is uploaded while {STREAMS} answers stream\n", adapter.alias);
+    println!(
+        "\n3. `{}` is uploaded while {STREAMS} answers stream\n",
+        adapter.alias
+    );
     let film = bundle.film(&bundle.cases.first().context("no films")?.film)?;
     let events = Arc::new(AtomicUsize::new(0));
     let gaps = {
         let events = Arc::clone(&events);
         let streams = (0..STREAMS).map(move |_| {
-            let (client, events, question) =
-                (client.clone(), Arc::clone(&events), bundle.report_prompt.clone());
+            let (client, events, question) = (
+                client.clone(),
+                Arc::clone(&events),
+                bundle.report_prompt.clone(),
+            );
             async move {
                 let mut last = Instant::now();
                 let mut longest = Duration::ZERO;
@@ -33,7 +39,9 @@ pub async fn run(client: &Client, bundle: &Bundle, adapter: &Adapter) -> anyhow:
                     longest = longest.max(last.elapsed());
                     last = Instant::now();
                 };
-                client.stream(film, (&question, BASE), TOKENS, on_token).await?;
+                client
+                    .stream(film, (&question, BASE), TOKENS, on_token)
+                    .await?;
                 anyhow::Ok(longest)
             }
         });
@@ -56,10 +64,16 @@ pub async fn run(client: &Client, bundle: &Bundle, adapter: &Adapter) -> anyhow:
         &published.generation[..published.generation.len().min(23)],
         longest.as_secs_f64() * 1e3
     );
-    for case in bundle.cases.iter().filter(|case| case.alias == adapter.alias) {
+    for case in bundle
+        .cases
+        .iter()
+        .filter(|case| case.alias == adapter.alias)
+    {
         let film = bundle.film(&case.film)?;
-        let (base, adapted) =
-            tokio::try_join!(client.ask(case, film, BASE), client.ask(case, film, &case.alias))?;
+        let (base, adapted) = tokio::try_join!(
+            client.ask(case, film, BASE),
+            client.ask(case, film, &case.alias)
+        )?;
         println!("\n   {}   {}", case.film, case.question);
         println!("      {:<12} {}", "truth", case.truth);
         println!("      {BASE:<12} {}", base.text);

@@ -42,7 +42,10 @@ const BASE: &str = "phantom";
 /// Runs the command.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -55,13 +58,24 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let bundle = Bundle::open()?;
-    println!("Norma demo: procedurally drawn phantom films, not a diagnosis, not a medical device.\n");
+    println!(
+        "Norma demo: procedurally drawn phantom films, not a diagnosis, not a medical device.\n"
+    );
     let begun = Instant::now();
     let server = start(&bundle, folder.path(), args.listen).await?;
     let client = Client::new(server.address())?;
-    println!("One frozen base in memory, serving at http://{} after {:.1} s.", server.address(), begun.elapsed().as_secs_f64());
-    println!("\n1. Adapters, made by norma-train, published over HTTP (each one's self-test is replayed first)\n");
-    let (last, first) = bundle.adapters.split_last().context("the bundle has no adapters")?;
+    println!(
+        "One frozen base in memory, serving at http://{} after {:.1} s.",
+        server.address(),
+        begun.elapsed().as_secs_f64()
+    );
+    println!(
+        "\n1. Adapters, made by norma-train, published over HTTP (each one's self-test is replayed first)\n"
+    );
+    let (last, first) = bundle
+        .adapters
+        .split_last()
+        .context("the bundle has no adapters")?;
     for adapter in first {
         publish(&client, adapter).await?;
     }
@@ -70,7 +84,9 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     throughput::run(&client, &bundle).await?;
     if !args.once {
         farewell(&server, &bundle, folder.path())?;
-        tokio::signal::ctrl_c().await.context("no signal can be awaited")?;
+        tokio::signal::ctrl_c()
+            .await
+            .context("no signal can be awaited")?;
     }
     server.stop().await;
     Ok(())
@@ -86,7 +102,10 @@ async fn start(bundle: &Bundle, folder: &Path, listen: SocketAddr) -> anyhow::Re
         drain_timeout: Duration::from_secs(10),
         ..ServerOptions::default()
     };
-    let free = ServerOptions { listen: SocketAddr::new(listen.ip(), 0), ..options };
+    let free = ServerOptions {
+        listen: SocketAddr::new(listen.ip(), 0),
+        ..options
+    };
     let server = Server::bind(&state, options).or_else(|_| Server::bind(&state, free))?;
     let data_dir = folder.join("data");
     std::fs::create_dir_all(&data_dir).context("the data folder could not be made")?;
@@ -96,7 +115,10 @@ async fn start(bundle: &Bundle, folder: &Path, listen: SocketAddr) -> anyhow::Re
         let options = ServiceOptions {
             name: BASE,
             data_dir: &data_dir,
-            files: InputFiles { tokenizer: None, vision: None },
+            files: InputFiles {
+                tokenizer: None,
+                vision: None,
+            },
             report_prompt: &report_prompt,
             lora_folder: None,
             limits: Limits::default(),

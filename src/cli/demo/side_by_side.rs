@@ -17,9 +17,8 @@ pub async fn run(client: &Client, bundle: &Bundle, published: &[Adapter]) -> any
         .filter(|case| published.iter().any(|adapter| adapter.alias == case.alias))
         .collect();
     let questions = cases.iter().flat_map(|case| {
-        [BASE, &case.alias].map(|model| async move {
-            client.ask(case, bundle.film(&case.film)?, model).await
-        })
+        [BASE, &case.alias]
+            .map(|model| async move { client.ask(case, bundle.film(&case.film)?, model).await })
     });
     let answers = try_join_all(questions).await?;
     println!(
@@ -35,10 +34,21 @@ pub async fn run(client: &Client, bundle: &Bundle, published: &[Adapter]) -> any
         for (i, (name, answer)) in rows.into_iter().enumerate() {
             let hit = answer.text == case.truth;
             right[i] += usize::from(hit);
-            println!("    {} {name:<12} {}", if hit { "=" } else { " " }, answer.text);
+            println!(
+                "    {} {name:<12} {}",
+                if hit { "=" } else { " " },
+                answer.text
+            );
         }
-        let generation = adapted.generation.as_deref().context("an answer without its adapter")?;
-        println!("      {:<12} {}", "made by", &generation[..generation.len().min(23)]);
+        let generation = adapted
+            .generation
+            .as_deref()
+            .context("an answer without its adapter")?;
+        println!(
+            "      {:<12} {}",
+            "made by",
+            &generation[..generation.len().min(23)]
+        );
     }
     println!(
         "\n   exactly right: base {} of {n}, adapters {} of {n} (held-out figures are in README)",

@@ -17,7 +17,11 @@ const ROUNDS: usize = 4;
 #[expect(clippy::print_stdout, reason = "the output of a command")]
 pub async fn run(client: &Client, bundle: &Bundle) -> anyhow::Result<()> {
     println!("\n4. {STREAMS} streams of {TOKENS} tokens at once, {ROUNDS} rounds in turns\n");
-    let aliases: Vec<&str> = bundle.adapters.iter().map(|adapter| &*adapter.alias).collect();
+    let aliases: Vec<&str> = bundle
+        .adapters
+        .iter()
+        .map(|adapter| &*adapter.alias)
+        .collect();
     let base = [BASE];
     let mut rates = [Vec::new(), Vec::new()];
     for round in 0..=ROUNDS {
@@ -31,7 +35,10 @@ pub async fn run(client: &Client, bundle: &Bundle) -> anyhow::Result<()> {
     }
     let [base, mixed] = rates.map(median);
     println!("   base alone           {base:>7.0} tokens/s");
-    println!("   {:>2} adapters mixed    {mixed:>7.0} tokens/s", aliases.len());
+    println!(
+        "   {:>2} adapters mixed    {mixed:>7.0} tokens/s",
+        aliases.len()
+    );
     println!("   ratio                {:>7.2}", mixed / base);
     Ok(())
 }

@@ -3,14 +3,15 @@
 //! In: JSON. Out: messages, the URLs of their images, and options. A field that would change the answer and
 //! is not built is refused by name, because an answer that ignores it would be a wrong one.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::messages::{ImageUrl, messages};
 use crate::engine::Sampling;
 use crate::http::choice::ModelChoice;
 use crate::http::error::{ApiError, shorten};
 use crate::http::fields::Fields;
-use crate::http::service::Options;
-use crate::preprocess::{ContentPart, Message, Role};
+use crate::http::question::Options;
+use crate::preprocess::Message;
 
 const MAX_ANSWERS: usize = 8;
 const MAX_TOP_LOGPROBS: usize = 20;
@@ -44,15 +45,6 @@ pub struct ChatRequest {
     pub stream: bool,
     /// Whether a last piece counts the tokens.
     pub include_usage: bool,
-}
-
-/// The place of an image in a request.
-#[derive(Debug)]
-pub struct ImageUrl {
-    /// The field that holds it.
-    pub param: String,
-    /// The URL.
-    pub url: String,
 }
 
 impl ChatRequest {
@@ -136,13 +128,10 @@ fn bounded(
 fn top_k(value: Option<i64>) -> Result<Option<usize>, ApiError> {
     match value {
         None | Some(0 | -1) => Ok(None),
-        Some(value) => match usize::try_from(value) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => {
-                let message = format!("`top_k` is {value}, it must be -1 or more");
-                Err(ApiError::bad("top_k", message))
-            }
-        },
+        Some(value) => usize::try_from(value).map(Some).map_err(|_| {
+            let message = format!("`top_k` is {value}, it must be -1 or more");
+            ApiError::bad("top_k", message)
+        }),
     }
 }
 
@@ -192,6 +181,9 @@ fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
     Err(ApiError::bad("response_format", message).with_code("unsupported"))
 }
 
+/// Whether a value asks for nothing.
+type Neutral<'a> = &'a dyn Fn(&Value) -> bool;
+
 /// Fields with a meaning that is not built; their neutral values are let pass.
 fn refuse_unbuilt(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = |value: &Value| match value {
@@ -202,7 +194,6 @@ fn refuse_unbuilt(fields: &mut Fields) -> Result<(), ApiError> {
     let number = |value: &Value, neutral: f64| value.as_f64().is_some_and(|got| got == neutral);
     let word =
         |value: &Value, words: &[&str]| value.as_str().is_some_and(|got| words.contains(&got));
-    type Neutral<'a> = &'a dyn Fn(&Value) -> bool;
     let rules: [(&str, Neutral); 18] = [
         ("tools", &empty),
         ("tool_choice", &|value| word(value, &["none", "auto"])),
@@ -234,111 +225,10 @@ fn refuse_unbuilt(fields: &mut Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn messages(values: Vec<Value>) -> Result<(Vec<Message>, Vec<ImageUrl>), ApiError> {
-    let mut images = Vec::new();
-    let messages = values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| message(index, value, &mut images))
-        .collect::<Result<_, _>>()?;
-    Ok((messages, images))
-}
-
-fn message(index: usize, value: Value, images: &mut Vec<ImageUrl>) -> Result<Message, ApiError> {
-    let path = format!("messages[{index}]");
-    let Value::Object(map) = value else {
-        let message = format!("`{path}` must be an object");
-        return Err(ApiError::bad(path, message));
-    };
-    let mut fields = Fields::new(map, format!("{path}."));
-    let role = match fields.require::<String>("role")?.as_str() {
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        _ => {
-            let field = format!("{path}.role");
-            let message = format!("`{field}` must be system, developer, user or assistant");
-            return Err(ApiError::bad(field, message));
-        }
-    };
-    let content = match fields.require::<Value>("content")? {
-        Value::String(text) => vec![ContentPart::Text(text)],
-        Value::Array(parts) => parts
-            .into_iter()
-            .enumerate()
-            .map(|(part, value)| content_part(format!("{path}.content[{part}]"), value, images))
-            .collect::<Result<_, _>>()?,
-        _ => {
-            let field = format!("{path}.content");
-            let message = format!("`{field}` must be a text or a list of parts");
-            return Err(ApiError::bad(field, message));
-        }
-    };
-    // Names of speakers and what an assistant's answer came with are not shown to the model by chat
-    // completions of this kind; a client sends an answer back as it got it.
-    for echoed in ["name", "refusal", "annotations", "audio"] {
-        fields.take::<Value>(echoed)?;
-    }
-    let calls: Map<String, Value> = fields.rest();
-    if let Some(field) = calls
-        .iter()
-        .find(|(_, value)| !value.is_null())
-        .map(|(field, _)| field)
-    {
-        let field = format!("{path}.{}", shorten(field));
-        let message = format!("`{field}` is not supported");
-        return Err(ApiError::bad(field, message).with_code("unsupported"));
-    }
-    Ok(Message { role, content })
-}
-
-fn content_part(
-    path: String,
-    value: Value,
-    images: &mut Vec<ImageUrl>,
-) -> Result<ContentPart, ApiError> {
-    let Value::Object(map) = value else {
-        let message = format!("`{path}` must be an object");
-        return Err(ApiError::bad(path, message));
-    };
-    let mut fields = Fields::new(map, format!("{path}."));
-    let part = match fields.require::<String>("type")?.as_str() {
-        "text" => ContentPart::Text(fields.require("text")?),
-        "image_url" => {
-            let param = format!("{path}.image_url");
-            let url = match fields.require::<Value>("image_url")? {
-                Value::String(url) => url,
-                Value::Object(map) => {
-                    let mut inner = Fields::new(map, format!("{param}."));
-                    let url = inner.require("url")?;
-                    // The base has one resolution.
-                    inner.take::<Value>("detail")?;
-                    inner.end()?;
-                    url
-                }
-                _ => {
-                    let message = format!("`{param}` must be an object with `url`");
-                    return Err(ApiError::bad(param, message));
-                }
-            };
-            images.push(ImageUrl { param, url });
-            ContentPart::Image
-        }
-        other => {
-            let message = format!(
-                "`{path}` is of type `{}`; text and image_url are read",
-                shorten(other)
-            );
-            return Err(ApiError::bad(path, message).with_code("unsupported"));
-        }
-    };
-    fields.end()?;
-    Ok(part)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preprocess::Role;
     use serde_json::json;
 
     fn parse(change: &Value) -> Result<ChatRequest, ApiError> {

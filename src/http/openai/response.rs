@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{FinishReason, Finished, TokenEvent};
 use crate::http::inputs::Inputs;
-use crate::http::service::MadeBy;
+use crate::http::question::MadeBy;
 
 /// What all JSON of one request has in common.
 #[derive(Clone, Debug)]

@@ -49,7 +49,10 @@ fn product(
 fn gradients(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
     // Detached, so that the gradients themselves are not tracked.
     let (grad, x_values) = (grad.contiguous()?, x.detach());
-    let grad_x = x.track_op().then(|| grad.matmul(&weight.detach())).transpose()?;
+    let grad_x = x
+        .track_op()
+        .then(|| grad.matmul(&weight.detach()))
+        .transpose()?;
     Ok((grad_x, grad.t()?.matmul(&x_values)?))
 }
 
@@ -96,7 +99,9 @@ impl CustomOp3 for TrainedLinear {
     ) -> Result<(CpuStorage, Shape)> {
         let bias = contiguous_slice(bias, bias_layout)?;
         let (mut y, shape) = product(x, x_layout, weight, weight_layout)?;
-        let CpuStorage::F32(values) = &mut y else { bail!("trained weights are f32") };
+        let CpuStorage::F32(values) = &mut y else {
+            bail!("trained weights are f32")
+        };
         for row in values.chunks_exact_mut(bias.len().max(1)) {
             for (value, bias) in row.iter_mut().zip(bias) {
                 *value += bias;
@@ -136,7 +141,11 @@ mod tests {
 
     #[test]
     fn fused_equals_composed_in_value_and_gradients() {
-        let values = |n: usize| (0..n).map(|i| ((i * 29 % 83) as f32 - 41.0) / 40.0).collect();
+        let values = |n: usize| {
+            (0..n)
+                .map(|i| ((i * 29 % 83) as f32 - 41.0) / 40.0)
+                .collect()
+        };
         let var = |dims: &[usize]| {
             let values: Vec<f32> = values(dims.iter().product());
             Var::from_tensor(&Tensor::from_vec(values, dims, &Device::Cpu).unwrap()).unwrap()
@@ -154,13 +163,22 @@ mod tests {
                 let store = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
                 let mut out = vec![y];
                 let vars = [Some(&x), Some(&weight), bias.and(None)];
-                out.extend(vars.into_iter().flatten().map(|var| store.get(var).unwrap().clone()));
+                out.extend(
+                    vars.into_iter()
+                        .flatten()
+                        .map(|var| store.get(var).unwrap().clone()),
+                );
                 out.extend(bias.map(|bias| store.get(bias).unwrap().clone()));
                 out
             };
             for (fused, composed) in run(true).iter().zip(&run(false)) {
                 assert_eq!(fused.dims(), composed.dims());
-                let distance = (fused - composed).unwrap().abs().unwrap().max_all().unwrap();
+                let distance = (fused - composed)
+                    .unwrap()
+                    .abs()
+                    .unwrap()
+                    .max_all()
+                    .unwrap();
                 assert!(distance.to_scalar::<f32>().unwrap() < 1e-5);
             }
         }

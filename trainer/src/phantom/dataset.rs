@@ -127,14 +127,7 @@ impl Example {
             }
             Task::Urgent => vec![ask(&Question::Urgent, 0, &scene)],
             Task::Codes => {
-                vec![ask(
-                    &Question::Code {
-                        table: Table::HeldOut,
-                        named: false,
-                    },
-                    0,
-                    &scene,
-                )]
+                vec![ask(&Question::UnnamedCode(Table::HeldOut), 0, &scene)]
             }
             Task::House => vec![neutral_report(&scene, Wording::Style(HOUSE))],
             Task::Template => vec![neutral_report(&scene, Wording::Template)],
@@ -273,14 +266,12 @@ mod tests {
 
     #[test]
     fn unnamed_codes_of_pretraining_are_not_the_held_out_tables() {
-        let held_out = Question::Code {
-            table: Table::HeldOut,
-            named: false,
-        };
+        let held_out = Question::UnnamedCode(Table::HeldOut);
         let (mut same, mut all) = (0, 0);
         for example in set(Task::Pretrain, Split::Train, 4_000) {
             for turn in &example.turns {
-                if turn.question == held_out.text(0) {
+                if turn.kind == QuestionKind::AnyCode {
+                    assert_eq!(turn.question, held_out.text(0));
                     all += 1;
                     same += usize::from(turn.answer == held_out.answer(&example.scene()));
                 }

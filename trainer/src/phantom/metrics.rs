@@ -51,15 +51,18 @@ fn tally(said: &[Finding], truth: &[Finding], depth: Depth) -> Tally {
     }
 }
 
-/// Micro-averaged F1 over reports; 1 where nothing was said and nothing was true.
-fn f1(tallies: impl IntoIterator<Item = Tally>) -> f64 {
-    let sum = tallies
+fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
+    tallies
         .into_iter()
         .fold(Tally::default(), |sum, one| Tally {
             both: sum.both + one.both,
             said: sum.said + one.said,
             missed: sum.missed + one.missed,
-        });
+        })
+}
+
+/// Micro-averaged F1; 1 where nothing was said and nothing was true.
+fn f1(sum: Tally) -> f64 {
     let whole = 2 * sum.both + sum.said + sum.missed;
     if whole == 0 {
         1.0
@@ -68,13 +71,21 @@ fn f1(tallies: impl IntoIterator<Item = Tally>) -> f64 {
     }
 }
 
-/// Finding F1 of reports (text, truth), with a percentile interval of 1,000 bootstrap samples of
-/// whole reports, reproducible from `seed`.
-pub fn finding_f1(reports: &[(String, Scene)], depth: Depth, seed: u64) -> Score {
-    let tallies: Vec<Tally> = reports
-        .iter()
-        .map(|(text, scene)| tally(&parse(text), &scene.findings, depth))
-        .collect();
+/// The reports of one film beside its truth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilmReports {
+    pub scene: Scene,
+    pub texts: Vec<String>,
+}
+
+/// Finding F1 over films, with a percentile interval of 1,000 bootstrap samples, reproducible from
+/// `seed`. Whole films are drawn, since reports of one film err together.
+pub fn finding_f1(films: &[FilmReports], depth: Depth, seed: u64) -> Score {
+    let of_film = |film: &FilmReports| {
+        let texts = film.texts.iter();
+        sum(texts.map(|text| tally(&parse(text), &film.scene.findings, depth)))
+    };
+    let tallies: Vec<Tally> = films.iter().map(of_film).collect();
     let n = tallies.len();
     if n == 0 {
         return Score {
@@ -86,12 +97,12 @@ pub fn finding_f1(reports: &[(String, Scene)], depth: Depth, seed: u64) -> Score
     }
     let rng = &mut rng(seed, Stream::Bootstrap, 0);
     let mut samples: Vec<f64> = (0..BOOTSTRAP_SAMPLES)
-        .map(|_| f1((0..n).map(|_| tallies[rng.random_range(0..n)])))
+        .map(|_| f1(sum((0..n).map(|_| tallies[rng.random_range(0..n)]))))
         .collect();
     samples.sort_by(f64::total_cmp);
     let at = |quantile: f64| samples[(quantile * (BOOTSTRAP_SAMPLES - 1) as f64).round() as usize];
     Score {
-        value: f1(tallies),
+        value: f1(sum(tallies)),
         low: at(0.025),
         high: at(0.975),
         n,
@@ -181,10 +192,11 @@ pub struct ReportSummary {
 /// Scores a model's answers, one for every turn of every example, in order: `answers[i][j]` answers
 /// `examples[i].turns[j]`. A missing answer counts as an empty one.
 ///
-/// Codes asked for without a table's name have no right answer in pre-training's mix (any table may
-/// be meant) and are left out there; `fixed_code` says that the set has one table, so they count.
-pub fn summarise(examples: &[Example], answers: &[Vec<String>], fixed_code: bool) -> Summary {
-    let unnamed = "code the main finding .";
+/// Wilson's intervals take turns for independent; turns about one film err together, so with
+/// several turns a film the true interval is somewhat wider.
+///
+/// [`QuestionKind::AnyCode`] has no right answer and is left out.
+pub fn summarise(examples: &[Example], answers: &[Vec<String>]) -> Summary {
     let said = |at: usize, turn: usize| {
         answers
             .get(at)
@@ -197,7 +209,7 @@ pub fn summarise(examples: &[Example], answers: &[Vec<String>], fixed_code: bool
                 .turns
                 .iter()
                 .enumerate()
-                .filter(move |(_, turn)| fixed_code || turn.question != unnamed)
+                .filter(|(_, turn)| turn.kind != QuestionKind::AnyCode)
                 .map(move |(place, turn)| (at, place, turn))
         })
     };
@@ -212,10 +224,19 @@ pub fn summarise(examples: &[Example], answers: &[Vec<String>], fixed_code: bool
     for one in questions() {
         by_kind.entry(one.2.kind).or_default().push(exact(one));
     }
-    let texts: Vec<(String, Scene)> = reports
-        .iter()
-        .map(|(at, place, _)| (said(*at, *place).to_owned(), examples[*at].scene()))
-        .collect();
+    let mut films: BTreeMap<usize, FilmReports> = BTreeMap::new();
+    for (at, place, _) in &reports {
+        let scene = || FilmReports {
+            scene: examples[*at].scene(),
+            texts: Vec::new(),
+        };
+        films
+            .entry(*at)
+            .or_insert_with(scene)
+            .texts
+            .push(said(*at, *place).to_owned());
+    }
+    let films: Vec<FilmReports> = films.into_values().collect();
     Summary {
         closed: some(of(true)),
         open: some(of(false)),
@@ -232,8 +253,8 @@ pub fn summarise(examples: &[Example], answers: &[Vec<String>], fixed_code: bool
                     .iter()
                     .map(|(at, place, turn)| has_asked_form(said(*at, *place), turn)),
             ),
-            f1_kind: finding_f1(&texts, Depth::Kind, BOOTSTRAP_SEED),
-            f1_full: finding_f1(&texts, Depth::Full, BOOTSTRAP_SEED),
+            f1_kind: finding_f1(&films, Depth::Kind, BOOTSTRAP_SEED),
+            f1_full: finding_f1(&films, Depth::Full, BOOTSTRAP_SEED),
         }),
     }
 }
@@ -264,7 +285,8 @@ mod tests {
             ..Finding::bare(Kind::Pacemaker)
         };
         let scene = Scene::from_findings([left, Finding::bare(Kind::Cardiomegaly)]);
-        let reports = vec![("right pacemaker . cardiomegaly .".to_owned(), scene)];
+        let texts = vec!["right pacemaker . cardiomegaly .".to_owned()];
+        let reports = [FilmReports { scene, texts }];
         assert!((finding_f1(&reports, Depth::Kind, 0).value - 1.0).abs() < 1e-12);
         assert!((finding_f1(&reports, Depth::Full, 0).value - 0.5).abs() < 1e-12);
     }
@@ -275,7 +297,11 @@ mod tests {
             .map(|seed| {
                 // Every third report is another film's.
                 let said = Scene::sample(if seed % 3 == 0 { seed + 1 } else { seed });
-                (render(&said, Wording::Template), Scene::sample(seed))
+                let texts = vec![render(&said, Wording::Template)];
+                FilmReports {
+                    scene: Scene::sample(seed),
+                    texts,
+                }
             })
             .collect();
         let score = finding_f1(&reports, Depth::Full, 5);
@@ -285,7 +311,11 @@ mod tests {
         );
         assert!(score.high - score.low < 0.2);
         assert_eq!(score, finding_f1(&reports, Depth::Full, 5));
-        let empty = vec![("no finding .".to_owned(), Scene::default())];
+        let texts = vec!["no finding .".to_owned()];
+        let empty = [FilmReports {
+            scene: Scene::default(),
+            texts,
+        }];
         assert!((finding_f1(&empty, Depth::Full, 0).value - 1.0).abs() < 1e-12);
     }
 
@@ -293,7 +323,7 @@ mod tests {
     fn the_truth_scores_full_marks_everywhere() {
         for task in Task::ALL {
             let examples = set(task, 40);
-            let summary = summarise(&examples, &truths(&examples), task != Task::Pretrain);
+            let summary = summarise(&examples, &truths(&examples));
             let scores = [summary.closed, summary.open, summary.questions];
             assert!(scores.into_iter().flatten().all(|score| score.value >= 1.0));
             if let Some(reports) = summary.reports {
@@ -315,7 +345,7 @@ mod tests {
         let turns = examples.iter().flat_map(|example| &example.turns);
         let prior = priors(turns)[&QuestionKind::Urgent].clone();
         let answers = vec![vec![prior.answer]; examples.len()];
-        let summary = summarise(&examples, &answers, true);
+        let summary = summarise(&examples, &answers);
         assert_eq!(summary.closed, Some(prior.score));
         assert_eq!(summary.open, None);
         assert!(prior.score.value < 0.65);

@@ -27,18 +27,21 @@ pub enum QuestionKind {
     Count,
     Laterality,
     Main,
+    /// A code of the table that the prompt names, or of the one table of a tuned adapter.
     Code,
+    /// A code where no table is named and any of pre-training's may be meant: trained, so that a
+    /// prompt without a name is open to being steered, but without a right answer, so not scored.
+    AnyCode,
     /// The new decision rule; never in pre-training.
     Urgent,
     Report,
 }
 
 impl QuestionKind {
-    /// The questions of pre-training, each as often as its weight says. A code asked for without
-    /// its table's name is part of `Code`.
-    pub const PRETRAINED: [(Self, u32); 13] = [
+    /// The questions of pre-training, each as often as its weight says.
+    pub const PRETRAINED: [(Self, u32); 14] = [
         (Self::Present, 4),
-        (Self::OnSide, 3),
+        (Self::OnSide, 5),
         (Self::IsLarge, 3),
         (Self::BothPresent, 2),
         (Self::EitherPresent, 2),
@@ -50,6 +53,7 @@ impl QuestionKind {
         (Self::Laterality, 2),
         (Self::Main, 2),
         (Self::Code, 4),
+        (Self::AnyCode, 1),
     ];
 
     /// Whether the answer is yes or no.
@@ -81,7 +85,10 @@ pub enum Question {
     Count,
     Laterality,
     Main,
-    Code { table: Table, named: bool },
+    /// The code of the main finding, the table named in the prompt.
+    NamedCode(usize),
+    /// The code of the main finding in a table that the prompt does not name.
+    UnnamedCode(Table),
     Urgent,
 }
 
@@ -90,9 +97,6 @@ pub const PHRASINGS: usize = 2;
 
 /// Share of attribute questions that ask about a finding that is there.
 const PRESENT_SHARE: f64 = 0.92;
-/// Share of code questions that do not name their table.
-const UNNAMED_SHARE: f64 = 0.2;
-
 impl Question {
     /// A question of the kind about the scene, `None` where the scene allows none (an attribute of
     /// an absent finding is asked for at a fixed share only).
@@ -131,10 +135,10 @@ impl Question {
             QuestionKind::Count => Self::Count,
             QuestionKind::Laterality => Self::Laterality,
             QuestionKind::Main => Self::Main,
-            QuestionKind::Code => Self::Code {
-                table: Table::Known(rng.random_range(0..TABLES.len())),
-                named: !rng.random_bool(UNNAMED_SHARE),
-            },
+            QuestionKind::Code => Self::NamedCode(rng.random_range(0..TABLES.len())),
+            QuestionKind::AnyCode => {
+                Self::UnnamedCode(Table::Known(rng.random_range(0..TABLES.len())))
+            }
             QuestionKind::Urgent => Self::Urgent,
             QuestionKind::Report => return None,
         };
@@ -155,7 +159,8 @@ impl Question {
             Self::Count => QuestionKind::Count,
             Self::Laterality => QuestionKind::Laterality,
             Self::Main => QuestionKind::Main,
-            Self::Code { .. } => QuestionKind::Code,
+            Self::NamedCode(_) | Self::UnnamedCode(Table::HeldOut) => QuestionKind::Code,
+            Self::UnnamedCode(Table::Known(_)) => QuestionKind::AnyCode,
             Self::Urgent => QuestionKind::Urgent,
         }
     }
@@ -188,13 +193,10 @@ impl Question {
             Self::Laterality => "which side are the findings on ?".to_owned(),
             Self::Main if second => "name the main finding .".to_owned(),
             Self::Main => "what is the main finding ?".to_owned(),
-            Self::Code {
-                table: Table::Known(table),
-                named: true,
-            } => {
+            Self::NamedCode(table) => {
                 format!("code the main finding : {} .", TABLES[table % TABLES.len()])
             }
-            Self::Code { .. } => "code the main finding .".to_owned(),
+            Self::UnnamedCode(_) => "code the main finding .".to_owned(),
             Self::Urgent => "is the film urgent ?".to_owned(),
         }
     }
@@ -245,7 +247,10 @@ impl Question {
                 .to_owned()
             }
             Self::Main => scene.main().map_or("none", name).to_owned(),
-            Self::Code { table, .. } => table.code(scene.main()).to_owned(),
+            Self::NamedCode(table) => Table::Known(table % TABLES.len())
+                .code(scene.main())
+                .to_owned(),
+            Self::UnnamedCode(table) => table.code(scene.main()).to_owned(),
             Self::Urgent => yes_no(scene.is_urgent()),
         }
     }
@@ -343,10 +348,7 @@ mod tests {
         ] {
             assert_eq!(question.answer(&scene()), answer, "{question:?}");
         }
-        let code = Question::Code {
-            table: Table::Known(3),
-            named: true,
-        };
+        let code = Question::NamedCode(3);
         assert_eq!(
             code.answer(&scene()),
             Table::Known(3).code(Some(Kind::Nodule))

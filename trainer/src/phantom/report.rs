@@ -22,7 +22,7 @@ pub enum Wording {
 }
 
 /// Writes the report of a scene. Its text is in normal form (see
-/// [`normalise`](super::language::normalise)).
+/// [`normalise`]).
 pub fn render(scene: &Scene, wording: Wording) -> String {
     match wording {
         Wording::Style(style) => styled(scene, style),

@@ -37,7 +37,9 @@ const RATE: f64 = 1e-2;
 const NO_LIMIT: f64 = f64::INFINITY;
 
 fn golden(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(path)
 }
 
 fn expected() -> Expected {
@@ -52,7 +54,13 @@ fn expected_tensor(name: &str) -> Vec<f32> {
 
 fn base() -> FrozenBase {
     let base = Base::open(&golden("llava/llama_a"), &OpenOptions::default()).unwrap();
-    FrozenBase::new(base.config(), base.checkpoint(), base.row().unwrap(), base.digest()).unwrap()
+    FrozenBase::new(
+        base.config(),
+        base.checkpoint(),
+        base.row().unwrap(),
+        base.digest(),
+    )
+    .unwrap()
 }
 
 /// The examples, with the pixels that the reference's processor made.
@@ -62,7 +70,11 @@ fn lessons(expected: &Expected) -> Vec<Lesson> {
     let lesson = |one: &Recorded| {
         let stem = one.image.split('.').next().unwrap();
         let pixels: &Tensor = &tensors[&format!("{stem}.pixel_values")];
-        let answer = one.label_mask.iter().position(|wanted| *wanted == 1).unwrap();
+        let answer = one
+            .label_mask
+            .iter()
+            .position(|wanted| *wanted == 1)
+            .unwrap();
         assert!(one.label_mask[answer..].iter().all(|wanted| *wanted == 1));
         let sequences = [(one.input_ids.clone(), answer)];
         Lesson {
@@ -89,19 +101,29 @@ fn twenty_steps_give_pefts_losses_and_leave_the_base_bit_equal() {
     let mut tuner = tuner(&base, Scope::All);
     let prepared = tuner.prepare(&lessons).unwrap();
     let batch = |batch: usize| -> Vec<&Prepared> {
-        expected.batches[batch].iter().map(|one| &prepared[*one]).collect()
+        expected.batches[batch]
+            .iter()
+            .map(|one| &prepared[*one])
+            .collect()
     };
     for step in 0..expected.steps {
         let loss = tuner.step(&batch(step % 2), RATE, NO_LIMIT).unwrap();
         let off = relative(loss, expected.losses[step]);
-        assert!(off < 1e-5, "step {step}: loss {loss}, PEFT's {}", expected.losses[step]);
+        assert!(
+            off < 1e-5,
+            "step {step}: loss {loss}, PEFT's {}",
+            expected.losses[step]
+        );
         if step == 0 || step == expected.steps - 1 {
             check_values(&tuner, &expected, step + 1);
         }
     }
     for (at, want) in expected.final_losses.iter().enumerate() {
         let loss = tuner.evaluate(&batch(at)).unwrap();
-        assert!(relative(loss, *want) < 1e-5, "final loss {loss}, PEFT's {want}");
+        assert!(
+            relative(loss, *want) < 1e-5,
+            "final loss {loss}, PEFT's {want}"
+        );
     }
     assert_eq!(base.weights_digest().unwrap(), before);
 }
@@ -109,14 +131,28 @@ fn twenty_steps_give_pefts_losses_and_leave_the_base_bit_equal() {
 /// Names and values of everything trained. One value in PEFT's run has a first gradient near zero,
 /// where AdamW's first step is as large as anywhere, hence the wider bound.
 fn check_values(tuner: &Tuner, expected: &Expected, step: usize) {
-    let mut names: Vec<&str> = tuner.norms().all().iter().map(|one| one.name.as_str()).collect();
+    let mut names: Vec<&str> = tuner
+        .norms()
+        .all()
+        .iter()
+        .map(|one| one.name.as_str())
+        .collect();
     names.sort_unstable();
     assert_eq!(names, expected.trained_tensors);
     for variable in tuner.norms().all() {
-        let got = variable.var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let got = variable
+            .var
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
         let want = expected_tensor(&format!("after_{step}.{}", variable.name));
         for (got, want) in got.iter().zip(&want) {
-            assert!((got - want).abs() < 2e-5, "{} after {step}: {got} {want}", variable.name);
+            assert!(
+                (got - want).abs() < 2e-5,
+                "{} after {step}: {got} {want}",
+                variable.name
+            );
         }
     }
 }
@@ -128,7 +164,9 @@ fn every_selected_site_gets_a_gradient_and_no_frozen_weight_does() {
     for scope in [Scope::All, Scope::Vision, Scope::Language] {
         let tuner = tuner(&base, scope);
         let prepared = tuner.prepare(&lessons).unwrap();
-        tuner.check_reach(&prepared.iter().collect::<Vec<_>>()).unwrap();
+        tuner
+            .check_reach(&prepared.iter().collect::<Vec<_>>())
+            .unwrap();
     }
 }
 
@@ -137,10 +175,18 @@ fn scopes_train_their_part_and_no_scope_trains_nothing() {
     let base = base();
     let count = |scope| tuner(&base, scope).n_trainable();
     // Five decoder norms of 32; five tower norms of gain and bias.
-    assert_eq!((count(Scope::Language), count(Scope::Vision)), (5 * 32, 5 * 64));
+    assert_eq!(
+        (count(Scope::Language), count(Scope::Vision)),
+        (5 * 32, 5 * 64)
+    );
     assert_eq!(count(Scope::All), base.model.sites().row_len());
-    let error = Tuner::new(&base, Scope::Projector, AdamConfig::default(), 1).err().unwrap();
-    assert!(error.to_string().contains("nothing would be trained"), "{error}");
+    let error = Tuner::new(&base, Scope::Projector, AdamConfig::default(), 1)
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("nothing would be trained"),
+        "{error}"
+    );
 }
 
 #[test]

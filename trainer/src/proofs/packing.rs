@@ -32,8 +32,11 @@ fn gradients(kernels: Kernels, separate: bool, shards: usize) -> (f64, Gradients
     let sites = model.sites().clone();
     let norms =
         NormVariables::new(&sites, &neutral_row(&sites), Some(Scope::All), &device).unwrap();
-    let all: Vec<NamedVar> =
-        variables.all().into_iter().chain(norms.all().iter().cloned()).collect();
+    let all: Vec<NamedVar> = variables
+        .all()
+        .into_iter()
+        .chain(norms.all().iter().cloned())
+        .collect();
     let teacher = Teacher::new().unwrap();
     let lessons: Vec<_> = (0..4)
         .map(|index| Example::new(Task::Pretrain, Split::Train, 0, index).unwrap())
@@ -50,8 +53,10 @@ fn gradients(kernels: Kernels, separate: bool, shards: usize) -> (f64, Gradients
         let features = model.encode_images(&pixels, &vec![0; lessons.len()], norms.bank())?;
         let rows = features.dim(0)? / lessons.len();
         let (packed, features) = if separate {
-            let dialogues: Vec<Vec<Dialogue>> =
-                lessons.iter().map(|lesson| lesson.dialogue.separate()).collect();
+            let dialogues: Vec<Vec<Dialogue>> = lessons
+                .iter()
+                .map(|lesson| lesson.dialogue.separate())
+                .collect();
             let features: Vec<Tensor> = dialogues
                 .iter()
                 .enumerate()
@@ -62,14 +67,21 @@ fn gradients(kernels: Kernels, separate: bool, shards: usize) -> (f64, Gradients
                 .collect();
             (pack(dialogues.iter().flatten()), Tensor::cat(&features, 0)?)
         } else {
-            (pack(lessons.iter().map(|lesson| &lesson.dialogue)), features)
+            (
+                pack(lessons.iter().map(|lesson| &lesson.dialogue)),
+                features,
+            )
         };
         let share = packed.targets.len() as f64 / tokens as f64;
         Ok((answer_loss(&model, norms.bank(), &packed, Some(features))? * share)?)
     };
     let shards = Shards::new(shards).unwrap();
     let (loss, gradients) = shards.gradients(&all, &groups, loss).unwrap();
-    (loss, gradients, all.into_iter().map(|variable| variable.name).collect())
+    (
+        loss,
+        gradients,
+        all.into_iter().map(|variable| variable.name).collect(),
+    )
 }
 
 fn length(values: impl Iterator<Item = f64>) -> f64 {
@@ -78,34 +90,56 @@ fn length(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Compares loss and every gradient, relative, with the bound that the design asks for.
 fn check(one: &(f64, Gradients, Vec<String>), other: &(f64, Gradients, Vec<String>)) {
-    assert!((one.0 - other.0).abs() <= 1e-5 * one.0.abs(), "losses {} {}", one.0, other.0);
+    assert!(
+        (one.0 - other.0).abs() <= 1e-5 * one.0.abs(),
+        "losses {} {}",
+        one.0,
+        other.0
+    );
     assert_eq!(one.2, other.2);
     let whole = length(one.1.iter().flatten().flatten().map(|x| f64::from(*x)));
     for ((a, b), name) in one.1.iter().zip(&other.1).zip(&one.2) {
         let wide = |gradient: &Option<Vec<f32>>| -> Vec<f64> {
-            gradient.as_ref().unwrap().iter().map(|x| f64::from(*x)).collect()
+            gradient
+                .as_ref()
+                .unwrap()
+                .iter()
+                .map(|x| f64::from(*x))
+                .collect()
         };
         let (a, b) = (wide(a), wide(b));
         let distance = length(a.iter().zip(&b).map(|(a, b)| a - b));
         let longer = length(a.into_iter()).max(length(b.into_iter()));
         if name.ends_with("k_proj.bias") {
             // The softmax takes away what all keys share: this gradient is 0 but for rounding.
-            assert!(longer <= 1e-6 * whole, "`{name}` has a gradient of {longer} of {whole}");
+            assert!(
+                longer <= 1e-6 * whole,
+                "`{name}` has a gradient of {longer} of {whole}"
+            );
             continue;
         }
         assert!(longer > 1e-6 * whole, "`{name}` has no gradient");
-        assert!(distance <= 1e-5 * longer, "`{name}` differs by {distance} of {longer}");
+        assert!(
+            distance <= 1e-5 * longer,
+            "`{name}` differs by {distance} of {longer}"
+        );
     }
 }
 
 #[test]
 fn packed_questions_give_the_gradients_of_separate_sequences() {
-    check(&gradients(Kernels::Fused, false, 1), &gradients(Kernels::Fused, true, 1));
+    check(
+        &gradients(Kernels::Fused, false, 1),
+        &gradients(Kernels::Fused, true, 1),
+    );
 }
 
 #[test]
 fn fused_training_equals_composed_training() {
-    check(&gradients(Kernels::Fused, false, 1), &gradients(Kernels::Composed, false, 1));
+    check(
+        &gradients(Kernels::Fused, false, 1),
+        &gradients(Kernels::Composed, false, 1),
+    );
 }
 
 #[test]

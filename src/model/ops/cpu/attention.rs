@@ -23,7 +23,13 @@ struct Task<'a> {
 }
 
 /// `[rows, n_heads * head_dim]` from `q` of that shape and `k`, `v` of `[keys, n_kv_heads * head_dim]`.
-pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &AttentionLayout) -> Vec<f32> {
+pub fn forward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    heads: Heads,
+    layout: &AttentionLayout,
+) -> Vec<f32> {
     let width = heads.n_heads * heads.head_dim;
     let mut out = vec![0f32; q.len()];
     let mut tasks = Vec::new();
@@ -32,38 +38,58 @@ pub fn forward(q: &[f32], k: &[f32], v: &[f32], heads: Heads, layout: &Attention
         for first in segment.rows.clone().step_by(LANES) {
             let rows = first..(first + LANES).min(segment.rows.end);
             let (block, tail) = rest.split_at_mut(rows.len() * width);
-            tasks.push(Task { segment, rows, out: block });
+            tasks.push(Task {
+                segment,
+                rows,
+                out: block,
+            });
             rest = tail;
         }
     }
-    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-        let dim = heads.head_dim;
-        for head in 0..heads.n_heads {
-            let kv = heads.kv_columns(head);
-            let columns = head * dim..(head + 1) * dim;
-            if task.segment.rows.len() < MIN_BLOCK {
-                for (i, row) in task.rows.clone().enumerate() {
-                    let visible = layout.visible(task.segment, row);
-                    let Scratch { query, scores, .. } = scratch;
-                    query.clear();
-                    query.extend(q[row * width..][columns.clone()].iter().map(|q| q * heads.scale));
-                    probabilities(query, k, &kv, (task.segment, visible.clone()), scores);
-                    let out = &mut task.out[i * width..][columns.clone()];
-                    for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
-                        add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+    tasks
+        .into_par_iter()
+        .for_each_init(Scratch::default, |scratch, task| {
+            let dim = heads.head_dim;
+            for head in 0..heads.n_heads {
+                let kv = heads.kv_columns(head);
+                let columns = head * dim..(head + 1) * dim;
+                if task.segment.rows.len() < MIN_BLOCK {
+                    for (i, row) in task.rows.clone().enumerate() {
+                        let visible = layout.visible(task.segment, row);
+                        let Scratch { query, scores, .. } = scratch;
+                        query.clear();
+                        query.extend(
+                            q[row * width..][columns.clone()]
+                                .iter()
+                                .map(|q| q * heads.scale),
+                        );
+                        probabilities(query, k, &kv, (task.segment, visible.clone()), scores);
+                        let out = &mut task.out[i * width..][columns.clone()];
+                        for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
+                            add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
+                        }
                     }
+                    continue;
                 }
-                continue;
+                let rows = task
+                    .rows
+                    .clone()
+                    .map(|row| &q[row * width..][columns.clone()]);
+                scratch.probabilities(rows, k, &kv, (task.segment, &task.rows, layout), heads);
+                let values = KeyRows {
+                    matrix: v,
+                    starts: &scratch.starts,
+                    dim,
+                };
+                scratch.columns.resize(dim, [0.0; LANES]);
+                mix(values, &scratch.p, &mut scratch.columns);
+                let out = task
+                    .out
+                    .chunks_exact_mut(width)
+                    .map(|row| &mut row[columns.clone()]);
+                turn_back(&scratch.columns, out);
             }
-            let rows = task.rows.clone().map(|row| &q[row * width..][columns.clone()]);
-            scratch.probabilities(rows, k, &kv, (task.segment, &task.rows, layout), heads);
-            let values = KeyRows { matrix: v, starts: &scratch.starts, dim };
-            scratch.columns.resize(dim, [0.0; LANES]);
-            mix(values, &scratch.p, &mut scratch.columns);
-            let out = task.out.chunks_exact_mut(width).map(|row| &mut row[columns.clone()]);
-            turn_back(&scratch.columns, out);
-        }
-    });
+        });
     out
 }
 
@@ -104,7 +130,11 @@ impl Scratch {
         self.starts.clear();
         self.starts.extend(starts);
         self.p.resize(all.len(), [0.0; LANES]);
-        let key_rows = KeyRows { matrix: k, starts: &self.starts, dim: heads.head_dim };
+        let key_rows = KeyRows {
+            matrix: k,
+            starts: &self.starts,
+            dim: heads.head_dim,
+        };
         products(key_rows, &self.columns, &mut self.p);
 
         let first: [usize; LANES] = std::array::from_fn(|lane| visible[lane].start - all.start);
@@ -194,11 +224,7 @@ fn probabilities(
 /// The gradients of q, k and v, shaped as they are.
 ///
 /// One task owns a key-value head, so that every sum over query rows runs in row order.
-pub fn backward(
-    slices: [&[f32]; 4],
-    heads: Heads,
-    layout: &AttentionLayout,
-) -> [Vec<f32>; 3] {
+pub fn backward(slices: [&[f32]; 4], heads: Heads, layout: &AttentionLayout) -> [Vec<f32>; 3] {
     let [q, k, v, _] = slices;
     let dim = heads.head_dim;
     let (width, kv_width) = (heads.n_heads * dim, heads.n_kv_heads * dim);
@@ -236,7 +262,11 @@ pub fn backward(
         whole
     };
     debug_assert_eq!(v.len(), k.len());
-    [gather(0, n_rows, group * dim), gather(1, n_keys, dim), gather(2, n_keys, dim)]
+    [
+        gather(0, n_rows, group * dim),
+        gather(1, n_keys, dim),
+        gather(2, n_keys, dim),
+    ]
 }
 
 /// The gradients of one key-value head: `[rows, group * dim]`, and `[keys, dim]` twice.
@@ -280,7 +310,15 @@ impl HeadGradients {
         self.grad_columns.resize(dim, [0.0; LANES]);
         turn(grads.iter().copied(), 1.0, &mut self.grad_columns);
         self.deltas.resize(seen.len(), [0.0; LANES]);
-        products(KeyRows { matrix: v, starts, dim }, &self.grad_columns, &mut self.deltas);
+        products(
+            KeyRows {
+                matrix: v,
+                starts,
+                dim,
+            },
+            &self.grad_columns,
+            &mut self.deltas,
+        );
 
         let mut mean = [0f32; LANES];
         for (p, delta) in scratch.p.iter().zip(&self.deltas) {
@@ -295,14 +333,23 @@ impl HeadGradients {
         }
 
         // The turned queries are no longer needed: their place takes the gradient.
-        mix(KeyRows { matrix: k, starts, dim }, &self.deltas, &mut scratch.columns);
+        mix(
+            KeyRows {
+                matrix: k,
+                starts,
+                dim,
+            },
+            &self.deltas,
+            &mut scratch.columns,
+        );
         let start = (rows.start * group + in_group) * dim;
         let dq = self.dq[start..].chunks_mut(group * dim).take(rows.len());
         turn_back(&scratch.columns, dq.map(|row| &mut row[..dim]));
 
-        for (weights, vectors, into) in
-            [(&self.deltas, queries, &mut self.dk), (&scratch.p, grads, &mut self.dv)]
-        {
+        for (weights, vectors, into) in [
+            (&self.deltas, queries, &mut self.dk),
+            (&scratch.p, grads, &mut self.dv),
+        ] {
             self.block.clear();
             self.block.resize(seen.len() * dim, 0.0);
             spread(weights, vectors, dim, &mut self.block);

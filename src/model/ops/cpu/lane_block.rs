@@ -156,7 +156,11 @@ mod tests {
         for (dim, n_keys, n_rows) in [(8, 3, 16), (10, 21, 5), (32, 19, 13), (40, 8, 1)] {
             let matrix: Vec<f32> = (0..n_keys * (dim + 3)).map(value).collect();
             let starts: Vec<usize> = (0..n_keys).rev().map(|key| key * (dim + 3) + 2).collect();
-            let keys = KeyRows { matrix: &matrix, starts: &starts, dim };
+            let keys = KeyRows {
+                matrix: &matrix,
+                starts: &starts,
+                dim,
+            };
             let rows: Vec<f32> = (0..n_rows * dim).map(|i| value(i + 7)).collect();
             let rows: Vec<&[f32]> = rows.chunks(dim).collect();
             let mut columns = vec![[0.0; LANES]; dim];
@@ -167,7 +171,10 @@ mod tests {
             for (k, out) in out.iter().enumerate() {
                 for (lane, out) in out.iter().enumerate() {
                     let want: f32 = rows.get(lane).map_or(0.0, |row| {
-                        row.iter().enumerate().map(|(d, x)| 0.5 * x * key(k, d)).sum()
+                        row.iter()
+                            .enumerate()
+                            .map(|(d, x)| 0.5 * x * key(k, d))
+                            .sum()
                     });
                     assert!((out - want).abs() < 1e-4);
                 }
