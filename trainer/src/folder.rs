@@ -82,7 +82,10 @@ impl Beside {
     pub fn phantom() -> Result<Self, PhantomError> {
         let mut processor = processor_values();
         processor["image_processor_type"] = "CLIPImageProcessor".into();
-        Ok(Self { processor, tokenizer: files()? })
+        Ok(Self {
+            processor,
+            tokenizer: files()?,
+        })
     }
 }
 
@@ -98,7 +101,10 @@ pub fn write(base: &Pretrained, beside: Beside, storage: Storage, folder: &Path)
     for (name, value) in [
         ("config.json", config(&base.config, storage)),
         ("generation_config.json", generation_config()),
-        ("preprocessor_config.json", preprocessor_config(beside.processor)),
+        (
+            "preprocessor_config.json",
+            preprocessor_config(beside.processor),
+        ),
         ("processor_config.json", processor_config(&base.config)),
     ] {
         put(
