@@ -1,5 +1,7 @@
 //! The subcommands on real sets: read records, call the library, write files, print what was measured.
 
+#![expect(clippy::print_stdout, reason = "the output of commands")]
+
 use std::path::Path;
 use std::time::Instant;
 
