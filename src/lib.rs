@@ -5,7 +5,7 @@
 //! - [`model`]: the frozen base as a computation whose norms read their values from a bank.
 //! - [`engine`]: one thread that runs the model for many requests at once.
 //! - [`probe`]: the images of adapters' self-tests. [`confidence`]: how sure an answer is.
-//! - [`http`](crate::http) (feature `serve`): the server around the engine.
+//! - `http` (feature `serve`): the server around the engine.
 
 pub mod base;
 pub mod confidence;

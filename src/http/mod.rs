@@ -6,11 +6,11 @@
 //! The life of a request:
 //! 1. [`access`] asks who calls and whether the key may use the route; an [`exchange`] begins that will
 //!    write one line of the log.
-//! 2. A handler reads the body ([`body`], [`fields`], [`openai`], [`images`]): [`chat`], [`tasks`],
-//!    [`models`], [`adapters`], [`upload`], [`lora`], [`health`].
+//! 2. A handler reads the body (`body`, `fields`, `openai`, `images`): `chat`, `tasks`,
+//!    `models`, `adapters`, `upload`, `lora`, `health`.
 //! 3. [`choice`] pins the adapter, [`adapter_cache`] has its values, [`inputs`] makes prompt and pixels,
 //!    and the [`service`] submits the [`question`] to the engine.
-//! 4. The answer leaves as one JSON or as a stream ([`sse`]), counted by [`answering`] and [`metrics`].
+//! 4. The answer leaves as one JSON or as a stream (`sse`), counted by `answering` and [`metrics`].
 //!
 //! An upload takes another way: to disk, then [`publish`], whose [`self_test`] is a question like any
 //! other. [`server`] binds the sockets and brings everything down in order.

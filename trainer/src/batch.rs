@@ -155,11 +155,11 @@ mod tests {
 
     #[test]
     fn a_branch_sees_the_image_and_itself() {
+        use RowInput::{Feature, Token};
         let sequences = [(vec![1, 9, 9, 5, 6, 7], 4), (vec![1, 9, 9, 8, 4, 3, 2], 5)];
         let dialogue = Dialogue::from_sequences(&sequences, 9).unwrap();
         let packed = pack([&dialogue, &dialogue]);
         let step = &packed.step;
-        use RowInput::{Feature, Token};
         assert_eq!(
             step.inputs[..8],
             [

@@ -1,5 +1,7 @@
 //! What the subcommands do: read files, call the library, write files, print what was measured.
 
+#![expect(clippy::print_stdout, reason = "the output of a command")]
+
 use std::path::Path;
 use std::time::Instant;
 

@@ -24,12 +24,7 @@ pub struct FrozenBase {
     pub row: Vec<f32>,
     /// The digest that adapters name their base by.
     pub digest: Digest,
-    /// The tensors that the model reads as they are, by canonical name.
-    tensors: Vec<(String, Tensor)>,
-    /// The linear maps, by canonical name, with their number of inputs.
-    linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
-    n_values: usize,
-    ids: Vec<TensorId>,
+    seen: Seen,
 }
 
 impl FrozenBase {
@@ -55,29 +50,19 @@ impl FrozenBase {
             "a norm row of {} for a base of {wanted}",
             row.len()
         );
-        let Seen {
-            tensors,
-            linears,
-            ids,
-            n_values,
-        } = remembered
-            .seen
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let seen = remembered.seen.into_inner();
+        let seen = seen.unwrap_or_else(PoisonError::into_inner);
         Ok(Self {
             model,
             row,
             digest,
-            tensors,
-            linears,
-            ids,
-            n_values,
+            seen,
         })
     }
 
     /// Values of the whole base, norms included.
     pub fn n_values(&self) -> usize {
-        self.n_values + self.row.len()
+        self.seen.n_values + self.row.len()
     }
 
     /// A digest over the frozen weights as they are in memory now. A linear map keeps its weight in its
@@ -85,11 +70,11 @@ impl FrozenBase {
     /// a part.
     pub fn weights_digest(&self) -> Result<Digest> {
         let mut hasher = Hasher::new();
-        for (name, tensor) in &self.tensors {
+        for (name, tensor) in &self.seen.tensors {
             hasher.update(name.as_bytes());
             hasher.update(&Digest::of_f32(&tensor.flatten_all()?.to_vec1::<f32>()?).0);
         }
-        for (name, linear, n_in) in &self.linears {
+        for (name, linear, n_in) in &self.seen.linears {
             let rows: Vec<f32> = (0..2 * n_in)
                 .map(|i| 1.0 + (i * 37 % 101) as f32 / 64.0)
                 .collect();
@@ -103,13 +88,16 @@ impl FrozenBase {
 
     /// Whether a gradient store holds a gradient of a frozen tensor.
     pub fn appears_in(&self, store: &GradStore) -> bool {
-        store.get_ids().any(|id| self.ids.contains(id))
+        store.get_ids().any(|id| self.seen.ids.contains(id))
     }
 }
 
+/// What a model was built from.
 #[derive(Default)]
 struct Seen {
+    /// The tensors that the model reads as they are, by canonical name.
     tensors: Vec<(String, Tensor)>,
+    /// The linear maps, by canonical name, with their number of inputs.
     linears: Vec<(String, Arc<dyn FrozenLinear>, usize)>,
     ids: Vec<TensorId>,
     n_values: usize,

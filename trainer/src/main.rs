@@ -178,6 +178,10 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a command that failed"
+)]
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Pretrain(arguments) => match &arguments.data {

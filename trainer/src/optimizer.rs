@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    const TORCH: [f32; 3] = [0.917_710_42, -1.814_253_2, 2.774_294_4];
+    const TORCH: [f32; 3] = [0.917_710_4, -1.814_253_2, 2.774_294_4];
 
     #[test]
     fn clones_of_a_variable_see_the_step() {

@@ -157,15 +157,13 @@ impl<'a> Tuner<'a> {
         let packed = pack(lessons.iter().map(|one| &one.lesson.dialogue));
         let features: Option<Vec<&Tensor>> =
             lessons.iter().map(|one| one.features.as_ref()).collect();
-        let images = match features {
-            Some(features) => Images::Features(Tensor::cat(&features, 0)?),
-            None => {
-                let model = &self.base.model;
-                let lessons: Vec<&Lesson> = lessons.iter().map(|one| one.lesson).collect();
-                let n = lessons.len();
-                let size = model.shape().image_size;
-                Images::Pixels(pixels(lessons.into_iter(), size, model.device())?, n)
-            }
+        let images = if let Some(features) = features {
+            Images::Features(Tensor::cat(&features, 0)?)
+        } else {
+            let model = &self.base.model;
+            let lessons: Vec<&Lesson> = lessons.iter().map(|one| one.lesson).collect();
+            let (n, size) = (lessons.len(), model.shape().image_size);
+            Images::Pixels(pixels(lessons.into_iter(), size, model.device())?, n)
         };
         Ok(Shard { packed, images })
     }

@@ -125,7 +125,7 @@ const EMBEDDING_DEVIATION: f64 = 0.05;
 /// Each name has its own random stream, so values do not depend on the order of construction.
 fn first_values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let count = shape.iter().product();
-    if name.ends_with(".bias") {
+    if name.rsplit('.').next() == Some("bias") {
         return vec![0.0; count];
     }
     let deviation = if name.contains("embedding") || name.contains("embed_tokens") {

@@ -58,27 +58,33 @@ pub fn products(keys: KeyRows, columns: &[Lanes], out: &mut [Lanes]) {
 
 #[inline(always)]
 fn product(row: &[f32], columns: &[Lanes]) -> Lanes {
-    let mut sums = [[0f32; LANES]; LANES];
-    let (rows, row_rest) = row.as_chunks::<LANES>();
-    let (blocks, rest) = columns.as_chunks::<LANES>();
-    for (values, columns) in rows.iter().zip(blocks) {
-        for ((sum, value), column) in sums.iter_mut().zip(values).zip(columns) {
-            add(sum, *value, column);
-        }
+    let row = &row[..columns.len()];
+    // The tree of `lanes::total`, written out: a loop over an array of sums keeps them in memory.
+    let sum = |first: usize| strided(row, columns, first);
+    let eight = |i: usize| plus(sum(i), sum(i + 8));
+    let four = |i: usize| plus(eight(i), eight(i + 4));
+    let two = |i: usize| plus(four(i), four(i + 2));
+    plus(two(0), two(1))
+}
+
+/// The sum of every sixteenth product, from `first`.
+#[inline(always)]
+fn strided(row: &[f32], columns: &[Lanes], first: usize) -> Lanes {
+    let mut sum = [0f32; LANES];
+    let mut d = first;
+    while d < row.len() {
+        add(&mut sum, row[d], &columns[d]);
+        d += LANES;
     }
-    for ((sum, value), column) in sums.iter_mut().zip(row_rest).zip(rest) {
-        add(sum, *value, column);
+    sum
+}
+
+#[inline(always)]
+fn plus(mut one: Lanes, other: Lanes) -> Lanes {
+    for (one, other) in one.iter_mut().zip(&other) {
+        *one += *other;
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            for lane in 0..LANES {
-                sums[i][lane] += sums[i + half][lane];
-            }
-        }
-        half /= 2;
-    }
-    sums[0]
+    one
 }
 
 #[inline(always)]
