@@ -48,7 +48,7 @@ async fn every_route_but_health_asks_for_a_key_with_its_role() {
         .map(|role| ("hospital", std::slice::from_ref(role)))
         .collect();
     let (keys, secrets) = keys(&entries);
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         keys,
         ..Setup::default()
     });
@@ -112,7 +112,7 @@ async fn every_route_but_health_asks_for_a_key_with_its_role() {
 async fn tenants_see_and_use_their_own_adapters_only() {
     let all = [Role::Infer, Role::Manage];
     let (keys, secrets) = keys(&[("north", &all), ("south", &all)]);
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         keys,
         ..Setup::default()
     });
@@ -210,7 +210,7 @@ async fn the_open_listener_shows_no_tenant_and_the_main_one_does() {
         metrics_listen,
         ..ServerOptions::default()
     };
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         keys,
         server: options,
         ..Setup::default()

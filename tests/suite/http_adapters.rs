@@ -250,7 +250,7 @@ async fn controllers_load_and_unload_below_the_allowed_folder_only() {
     std::fs::write(folder.path().join("allowed/two.safetensors"), &all[1].file).unwrap();
     std::fs::write(folder.path().join("outside.safetensors"), &all[0].file).unwrap();
     let lora_folder = Some(folder.path().join("allowed"));
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         lora_folder,
         ..Setup::default()
     });

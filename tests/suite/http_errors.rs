@@ -250,7 +250,7 @@ async fn bodies_and_images_above_their_limits_are_refused_as_too_large() {
         ..Setup::default().limits
     };
     limits.image.max_bytes = 2000;
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         limits,
         ..Setup::default()
     });
@@ -281,7 +281,7 @@ async fn bodies_and_images_above_their_limits_are_refused_as_too_large() {
 async fn pixels_are_counted_before_they_are_unpacked() {
     let mut limits = Setup::default().limits;
     limits.image.max_pixels = 100;
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         limits,
         ..Setup::default()
     });

@@ -99,7 +99,7 @@ async fn while_it_loads_a_server_says_so_and_then_serves() {
 async fn a_client_that_leaves_takes_its_request_along() {
     for stream in [false, true] {
         let (gate, setup) = gated(Setup::default().limits);
-        let server = TestServer::with(setup);
+        let server = TestServer::with(&setup);
         let mut body = chat_body(BASE, None, "Hi", 100);
         body["stream"] = json!(stream);
         let mut connection = send(server.server.address(), &body).await;
@@ -134,7 +134,7 @@ async fn a_full_queue_is_said_at_once_and_what_waits_is_answered() {
         engine,
         ..Limits::default()
     });
-    let server = Arc::new(TestServer::with(setup));
+    let server = Arc::new(TestServer::with(&setup));
     let service = server.service();
     let ask = || {
         let server = Arc::clone(&server);
@@ -163,7 +163,7 @@ async fn an_answer_cut_by_its_deadline_is_an_error_whole_or_streamed() {
         request_timeout,
         ..Setup::default().limits
     });
-    let server = Arc::new(TestServer::with(setup));
+    let server = Arc::new(TestServer::with(&setup));
     let mut body = chat_body(BASE, None, "Hi", 100);
     for stream in [false, true] {
         body["stream"] = json!(stream);
@@ -193,7 +193,7 @@ async fn an_answer_cut_by_its_deadline_is_an_error_whole_or_streamed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn going_down_it_is_not_ready_begins_nothing_and_finishes_what_is_open() {
     let (gate, setup) = gated(Setup::default().limits);
-    let server = TestServer::with(setup);
+    let server = TestServer::with(&setup);
     let (address, state) = (server.server.address(), Arc::clone(server.server.state()));
     let mut body = chat_body(BASE, None, "Hi", 30);
     body["stream"] = json!(true);
@@ -232,7 +232,7 @@ async fn an_answer_that_outlasts_the_drain_is_cut_off_and_counted() {
         drain_timeout: Duration::ZERO,
         ..ServerOptions::default()
     };
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         server: options,
         ..setup
     });
@@ -249,7 +249,7 @@ async fn an_answer_that_outlasts_the_drain_is_cut_off_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_in_the_making_pauses_no_open_stream() {
     let (gate, setup) = gated(Setup::default().limits);
-    let server = Arc::new(TestServer::with(setup));
+    let server = Arc::new(TestServer::with(&setup));
     let made = make(|maker| maker.adapter(1, Scope::All)).await;
     let mut body = chat_body(BASE, None, "Hi", 40);
     body["stream"] = json!(true);

@@ -118,7 +118,7 @@ async fn two_hundred_mixed_requests_while_adapters_move_equal_their_pinned_gener
         },
         ..Setup::default()
     };
-    let server = Arc::new(TestServer::with(setup));
+    let server = Arc::new(TestServer::with(&setup));
     let all = make(|maker| {
         let scopes = [Scope::All, Scope::Language, Scope::Vision];
         (0..6)

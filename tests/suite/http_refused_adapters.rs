@@ -136,7 +136,7 @@ async fn forms_that_ask_for_what_is_not_there_are_refused_before_the_file_is_loo
         max_upload_bytes: 10_000,
         ..Setup::default().limits
     };
-    let server = TestServer::with(Setup {
+    let server = TestServer::with(&Setup {
         limits,
         ..Setup::default()
     });

@@ -49,11 +49,11 @@ pub struct TestServer {
 
 impl TestServer {
     pub fn start() -> Self {
-        Self::with(Setup::default())
+        Self::with(&Setup::default())
     }
 
-    pub fn with(setup: Setup) -> Self {
-        Self::in_folder(&setup, Arc::new(tempfile::tempdir().unwrap()))
+    pub fn with(setup: &Setup) -> Self {
+        Self::in_folder(setup, Arc::new(tempfile::tempdir().unwrap()))
     }
 
     pub fn in_folder(setup: &Setup, data_dir: Arc<TempDir>) -> Self {

@@ -41,7 +41,7 @@ fn llava_med_has_368640_norm_values_of_which_362496_are_used() {
             .sites()
             .iter()
             .filter(|s| s.part == part)
-            .map(|s| s.n_values())
+            .map(norma_adapters::Site::n_values)
             .sum::<usize>()
     };
     assert_eq!(values(Part::Language), 266_240);

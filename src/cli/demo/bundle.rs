@@ -77,25 +77,25 @@ impl Bundle {
             report_prompt: contents.report_prompt,
         })
     }
+}
 
-    /// A film's PNG.
-    pub fn film(&self, name: &str) -> anyhow::Result<&'static [u8]> {
-        file(&format!("films/{name}"))
-    }
+/// A film's PNG.
+pub fn film(name: &str) -> anyhow::Result<&'static [u8]> {
+    file(&format!("films/{name}"))
+}
 
-    /// Writes the base's files to a folder.
-    pub fn unpack_base(&self, folder: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(folder).context("the base's folder could not be made")?;
-        let base = PHANTOM
-            .get_dir("base")
-            .context("the program carries no base")?;
-        for file in base.files() {
-            let name = file.path().file_name().context("a file without a name")?;
-            std::fs::write(folder.join(name), file.contents())
-                .with_context(|| format!("{} could not be written", name.display()))?;
-        }
-        Ok(())
+/// Writes the base's files to a folder.
+pub fn unpack_base(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).context("the base's folder could not be made")?;
+    let base = PHANTOM
+        .get_dir("base")
+        .context("the program carries no base")?;
+    for file in base.files() {
+        let name = file.path().file_name().context("a file without a name")?;
+        std::fs::write(folder.join(name), file.contents())
+            .with_context(|| format!("{} could not be written", name.display()))?;
     }
+    Ok(())
 }
 
 fn file(path: &str) -> anyhow::Result<&'static [u8]> {

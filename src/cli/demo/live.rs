@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 
 use super::BASE;
-use super::bundle::{Adapter, Bundle};
+use super::bundle::{self, Adapter, Bundle};
 use super::client::Client;
 
 const STREAMS: usize = 8;
@@ -21,7 +21,7 @@ pub async fn run(client: &Client, bundle: &Bundle, adapter: &Adapter) -> anyhow:
         "\n3. `{}` is uploaded while {STREAMS} answers stream\n",
         adapter.alias
     );
-    let film = bundle.film(&bundle.cases.first().context("no films")?.film)?;
+    let film = bundle::film(&bundle.cases.first().context("no films")?.film)?;
     let events = Arc::new(AtomicUsize::new(0));
     let gaps = {
         let events = Arc::clone(&events);
@@ -69,15 +69,15 @@ pub async fn run(client: &Client, bundle: &Bundle, adapter: &Adapter) -> anyhow:
         .iter()
         .filter(|case| case.alias == adapter.alias)
     {
-        let film = bundle.film(&case.film)?;
+        let film = bundle::film(&case.film)?;
         let (base, adapted) = tokio::try_join!(
             client.ask(case, film, BASE),
             client.ask(case, film, &case.alias)
         )?;
         println!("\n   {}   {}", case.film, case.question);
-        println!("      {:<12} {}", "truth", case.truth);
-        println!("      {BASE:<12} {}", base.text);
-        println!("      {:<12} {}", case.alias, adapted.text);
+        println!("      {:<14} {}", "truth", case.truth);
+        println!("      {BASE:<14} {}", base.text);
+        println!("      {:<14} {}", case.alias, adapted.text);
     }
     Ok(())
 }

@@ -95,7 +95,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
 /// Unpacks the base and serves it like any other folder.
 async fn start(bundle: &Bundle, folder: &Path, listen: SocketAddr) -> anyhow::Result<Server> {
     let base_folder = folder.join("base");
-    bundle.unpack_base(&base_folder)?;
+    bundle::unpack_base(&base_folder)?;
     let state = Arc::new(State::new(Keys::none(), BASE)?);
     let options = ServerOptions {
         listen,
@@ -133,7 +133,7 @@ async fn start(bundle: &Bundle, folder: &Path, listen: SocketAddr) -> anyhow::Re
 async fn publish(client: &Client, adapter: &Adapter) -> anyhow::Result<()> {
     let published = client.publish(adapter).await?;
     println!(
-        "   {:<12} {:>4} sites, {:>5} values, {:>6} bytes, in {:>4.0} ms   {}",
+        "   {:<14} {:>3} sites, {:>5} values, {:>6} bytes, in {:>4.0} ms   {}",
         adapter.alias,
         published.sites,
         published.values,
@@ -148,7 +148,7 @@ async fn publish(client: &Client, adapter: &Adapter) -> anyhow::Result<()> {
 fn farewell(server: &Server, bundle: &Bundle, folder: &Path) -> anyhow::Result<()> {
     let film = folder.join("film.png");
     let case = bundle.cases.first().context("the bundle has no films")?;
-    std::fs::write(&film, bundle.film(&case.film)?).context("a film could not be written")?;
+    std::fs::write(&film, bundle::film(&case.film)?).context("a film could not be written")?;
     let (address, film) = (server.address(), film.display());
     println!("\nThe server stays up at http://{address} until Ctrl-C. Try it:\n");
     println!("  curl -s http://{address}/v1/models");

@@ -4,7 +4,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 
 use super::BASE;
-use super::bundle::{Adapter, Bundle};
+use super::bundle::{self, Adapter, Bundle};
 use super::client::Client;
 
 /// Asks every case of the published adapters twice at the same moment, of its adapter and of the base,
@@ -18,7 +18,7 @@ pub async fn run(client: &Client, bundle: &Bundle, published: &[Adapter]) -> any
         .collect();
     let questions = cases.iter().flat_map(|case| {
         [BASE, &case.alias]
-            .map(|model| async move { client.ask(case, bundle.film(&case.film)?, model).await })
+            .map(|model| async move { client.ask(case, bundle::film(&case.film)?, model).await })
     });
     let answers = try_join_all(questions).await?;
     println!(
@@ -29,13 +29,13 @@ pub async fn run(client: &Client, bundle: &Bundle, published: &[Adapter]) -> any
     for (case, answers) in cases.iter().zip(answers.chunks_exact(2)) {
         let [base, adapted] = answers else { continue };
         println!("\n   {}   {}", case.film, case.question);
-        println!("      {:<12} {}", "truth", case.truth);
+        println!("      {:<14} {}", "truth", case.truth);
         let rows = [(BASE, base), (case.alias.as_str(), adapted)];
         for (i, (name, answer)) in rows.into_iter().enumerate() {
             let hit = answer.text == case.truth;
             right[i] += usize::from(hit);
             println!(
-                "    {} {name:<12} {}",
+                "    {} {name:<14} {}",
                 if hit { "=" } else { " " },
                 answer.text
             );
@@ -45,7 +45,7 @@ pub async fn run(client: &Client, bundle: &Bundle, published: &[Adapter]) -> any
             .as_deref()
             .context("an answer without its adapter")?;
         println!(
-            "      {:<12} {}",
+            "      {:<14} {}",
             "made by",
             &generation[..generation.len().min(23)]
         );

@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 
 use super::BASE;
-use super::bundle::Bundle;
+use super::bundle::{self, Bundle};
 use super::client::Client;
 
 const STREAMS: usize = 16;
@@ -44,7 +44,7 @@ pub async fn run(client: &Client, bundle: &Bundle) -> anyhow::Result<()> {
 }
 
 async fn load(client: &Client, bundle: &Bundle, models: &[&str]) -> anyhow::Result<f64> {
-    let film = bundle.film(&bundle.cases.first().context("no films")?.film)?;
+    let film = bundle::film(&bundle.cases.first().context("no films")?.film)?;
     let begun = Instant::now();
     let streams = (0..STREAMS).map(|i| {
         let model = models[i % models.len()];
