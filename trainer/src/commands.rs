@@ -13,7 +13,7 @@ use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma_adapters::format;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::eval::evaluate;
-use norma_trainer::folder;
+use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Teacher;
 use norma_trainer::phantom::metrics::Summary;
@@ -46,7 +46,7 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
     })?;
     bar.finish_and_clear();
     println!("trained in {:.0} s", start.elapsed().as_secs_f64());
-    folder::write(&base, arguments.storage, &arguments.out)?;
+    folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
     if arguments.test > 0 {
         let (base, _) = open(&arguments.out)?;
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
@@ -143,7 +143,7 @@ pub fn export(arguments: &Export) -> Result<()> {
     norma_trainer::showcase::export(&arguments.out, arguments.seed, arguments.count)
 }
 
-fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
+pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
     let opened = Base::open(folder, &OpenOptions::default())
         .with_context(|| format!("cannot open the base {}", folder.display()))?;
     let around = Surroundings {
@@ -160,16 +160,16 @@ fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Examp
     Ok(dataset::examples(task, split, seed, count).collect::<Result<_, _>>()?)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no recipe", path.display()))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn bar(steps: u64) -> ProgressBar {
+pub(crate) fn bar(steps: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {eta} {msg}")
         .expect("the template is well-formed");
     ProgressBar::new(steps).with_style(style)

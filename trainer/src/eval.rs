@@ -7,7 +7,7 @@ use anyhow::Result;
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
 
-use crate::decode::{Limits, greedy};
+use crate::decode::{Answer, Limits, greedy};
 use crate::lesson::{Lesson, Teacher, pixels};
 use crate::phantom::Example;
 use crate::phantom::language::VOCABULARY;
@@ -18,6 +18,19 @@ use crate::phantom::tokenizer::{EOS, SPECIAL};
 const TOGETHER: usize = 24;
 /// Longer than any report.
 const MAX_TOKENS: usize = 64;
+
+/// The model's answers to lessons: `answers[lesson][branch]`.
+pub fn answer(
+    model: &dyn MedVlm,
+    bank: &NormBank,
+    lessons: &[Lesson],
+    limits: Limits,
+) -> Result<Vec<Vec<Answer>>> {
+    let pixels = pixels(lessons.iter(), model.shape().image_size, model.device())?;
+    let features = model.encode_images(&pixels, &vec![0; lessons.len()], bank)?;
+    let dialogues: Vec<_> = lessons.iter().map(|lesson| &lesson.dialogue).collect();
+    greedy(model, bank, &dialogues, Some(&features), limits)
+}
 
 /// The model's answers to all turns: `answers[example][turn]`.
 pub fn answers(
@@ -36,10 +49,7 @@ pub fn answers(
             .iter()
             .map(|one| teacher.lesson(one))
             .collect::<Result<Vec<Lesson>>>()?;
-        let pixels = pixels(lessons.iter(), model.shape().image_size, model.device())?;
-        let features = model.encode_images(&pixels, &vec![0; chunk.len()], bank)?;
-        let dialogues: Vec<_> = lessons.iter().map(|lesson| &lesson.dialogue).collect();
-        for answers in greedy(model, bank, &dialogues, Some(&features), limits)? {
+        for answers in answer(model, bank, &lessons, limits)? {
             texts.push(answers.iter().map(|answer| text(&answer.tokens)).collect());
         }
     }

@@ -1,4 +1,4 @@
-//! The phantom base as a folder that transformers and Norma load: `LlavaForConditionalGeneration`,
+//! A pre-trained base as a folder that transformers and Norma load: `LlavaForConditionalGeneration`,
 //! tensors in layout A, tokenizer, processor and chat template beside them.
 //!
 //! In: a pre-trained base. Out: files. It must not know how the base was trained.
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::lesson::processor_values;
+use crate::phantom::PhantomError;
 use crate::phantom::tokenizer::{BOS, EOS, IMAGE, PAD, files};
 use crate::pretrain::Pretrained;
 
@@ -67,8 +68,29 @@ impl Storage {
     }
 }
 
+/// What stands beside the weights: how pictures and texts become inputs. The special tokens have the
+/// ids of [`crate::phantom::tokenizer`].
+pub struct Beside {
+    /// The image processor's values.
+    pub processor: Value,
+    /// Names and contents of the tokenizer's files.
+    pub tokenizer: Vec<(&'static str, String)>,
+}
+
+impl Beside {
+    /// Those of the phantom base.
+    pub fn phantom() -> Result<Self, PhantomError> {
+        let mut processor = processor_values();
+        processor["image_processor_type"] = "CLIPImageProcessor".into();
+        Ok(Self {
+            processor,
+            tokenizer: files()?,
+        })
+    }
+}
+
 /// Writes the folder.
-pub fn write(base: &Pretrained, storage: Storage, folder: &Path) -> Result<()> {
+pub fn write(base: &Pretrained, beside: Beside, storage: Storage, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let put = |name: &str, bytes: &[u8]| {
@@ -79,7 +101,10 @@ pub fn write(base: &Pretrained, storage: Storage, folder: &Path) -> Result<()> {
     for (name, value) in [
         ("config.json", config(&base.config, storage)),
         ("generation_config.json", generation_config()),
-        ("preprocessor_config.json", preprocessor_config()),
+        (
+            "preprocessor_config.json",
+            preprocessor_config(beside.processor),
+        ),
         ("processor_config.json", processor_config(&base.config)),
     ] {
         put(
@@ -87,7 +112,7 @@ pub fn write(base: &Pretrained, storage: Storage, folder: &Path) -> Result<()> {
             format!("{}\n", serde_json::to_string_pretty(&value)?).as_bytes(),
         )?;
     }
-    for (name, text) in files()? {
+    for (name, text) in beside.tokenizer {
         put(name, text.as_bytes())?;
     }
     Ok(())
@@ -207,9 +232,7 @@ fn generation_config() -> Value {
     })
 }
 
-fn preprocessor_config() -> Value {
-    let mut values = processor_values();
-    values["image_processor_type"] = "CLIPImageProcessor".into();
+fn preprocessor_config(mut values: Value) -> Value {
     values["processor_class"] = "LlavaProcessor".into();
     values
 }

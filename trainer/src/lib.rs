@@ -4,21 +4,29 @@
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
 //! - [`phantom`]: the world that the phantom base learns.
+//! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 
 pub mod adapter;
+pub mod augment;
 pub mod auxiliary;
 pub mod batch;
+pub mod bpe;
+pub mod data;
 pub mod decode;
 pub mod eval;
 pub mod folder;
 pub mod frozen;
 pub mod learner;
 pub mod lesson;
+pub mod model_card;
 pub mod optimizer;
+pub mod order;
 pub mod phantom;
 pub mod phantom_base;
+pub mod pictures;
 pub mod pretrain;
 pub mod recipe;
+pub mod records;
 pub mod showcase;
 pub mod tune;
 pub mod variables;

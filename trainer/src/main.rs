@@ -4,11 +4,14 @@
 //! and in [`commands`].
 
 mod commands;
+mod record_commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use norma_trainer::data;
+use norma_trainer::data::source::Source;
 use norma_trainer::folder::Storage;
 use norma_trainer::phantom::{Split, Task};
 
@@ -22,12 +25,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Trains the phantom base from nothing and writes it as a Hugging Face folder.
+    /// Trains a base from nothing, on phantom films or on a real set, and writes it as a Hugging Face
+    /// folder.
     Pretrain(Pretrain),
     /// Tunes the norms of a frozen base by a recipe and writes an adapter file.
     Tune(Tune),
-    /// Measures a base, with an adapter or without, on held-out films.
+    /// Measures a base, with an adapter or without, on held-out films or records.
     Eval(Eval),
+    /// Writes a list of a real set's questions, for a program that asks a server.
+    Questions(Questions),
     /// The phantom world.
     #[command(subcommand)]
     Phantom(Phantom),
@@ -35,6 +41,9 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Pretrain {
+    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
+    #[arg(long)]
+    data: Option<Source>,
     /// The recipe, a JSON file.
     #[arg(long)]
     recipe: PathBuf,
@@ -44,13 +53,19 @@ struct Pretrain {
     /// How weights are stored.
     #[arg(long, value_parser = word::<Storage>, default_value = "float16")]
     storage: Storage,
-    /// Test films to measure the written base on; 0 measures nothing.
+    /// Test films to measure the written base on; 0 measures nothing. A base of a real set is measured
+    /// on the set's validation part.
     #[arg(long, default_value_t = 500)]
     test: u64,
 }
 
 #[derive(clap::Args)]
 struct Tune {
+    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
+    #[arg(long)]
+    data: Option<Source>,
+    #[command(flatten)]
+    held: Held,
     /// The base's folder.
     #[arg(long)]
     base: PathBuf,
@@ -64,6 +79,14 @@ struct Tune {
 
 #[derive(clap::Args)]
 struct Eval {
+    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
+    #[arg(long)]
+    data: Option<Source>,
+    #[command(flatten)]
+    held: Held,
+    /// Which part of a real set, where no fold is named.
+    #[arg(long, default_value = "validation")]
+    part: Part,
     /// The base's folder.
     #[arg(long)]
     base: PathBuf,
@@ -82,6 +105,53 @@ struct Eval {
     /// How many films.
     #[arg(long, default_value_t = 500)]
     count: u64,
+}
+
+#[derive(clap::Args)]
+struct Questions {
+    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`.
+    #[arg(long)]
+    data: Source,
+    #[command(flatten)]
+    held: Held,
+    /// Which part of the set, where no fold is named.
+    #[arg(long, default_value = "validation")]
+    part: Part,
+    /// The JSON file to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// Which images of a real set's training part are held out.
+#[derive(clap::Args)]
+struct Held {
+    /// Parts that the images are dealt to.
+    #[arg(long, requires = "data")]
+    folds: Option<usize>,
+    /// The part that is held out, from 0.
+    #[arg(long, default_value_t = 0)]
+    hold_out: usize,
+    /// Deals the images otherwise.
+    #[arg(long, default_value_t = 0)]
+    fold_seed: u64,
+}
+
+/// A part of a real set, as its makers split it.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    Train,
+    Validation,
+    Test,
+}
+
+impl From<Part> for data::Split {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Train => Self::Train,
+            Part::Validation => Self::Validation,
+            Part::Test => Self::Test,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -114,9 +184,19 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 )]
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Pretrain(arguments) => commands::pretrain(&arguments),
-        Command::Tune(arguments) => commands::tune(&arguments),
-        Command::Eval(arguments) => commands::eval(&arguments),
+        Command::Pretrain(arguments) => match &arguments.data {
+            None => commands::pretrain(&arguments),
+            Some(source) => record_commands::pretrain(&arguments, source),
+        },
+        Command::Tune(arguments) => match &arguments.data {
+            None => commands::tune(&arguments),
+            Some(source) => record_commands::tune(&arguments, source),
+        },
+        Command::Eval(arguments) => match &arguments.data {
+            None => commands::eval(&arguments),
+            Some(source) => record_commands::eval(&arguments, source),
+        },
+        Command::Questions(arguments) => record_commands::list_questions(&arguments),
         Command::Phantom(Phantom::Export(arguments)) => commands::export(&arguments),
     };
     match done {

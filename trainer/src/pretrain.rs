@@ -1,15 +1,15 @@
-//! Pre-training: the phantom base from nothing.
+//! Pre-training: a base from nothing.
 //!
-//! In: a recipe. Out: a model with its variables and norm values. First the tower learns the
-//! generator's labels, then everything learns to answer, the labels kept as a second loss. The same
-//! recipe gives the same weights. It must not know files.
+//! In: a recipe, and a curriculum that gives every step its lessons. Out: a model with its variables
+//! and norm values. Where lessons have labels, the tower first learns those alone, then everything
+//! learns to answer, the labels kept as a second loss. The same recipe gives the same weights. It must
+//! not know files.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use norma::model::MedVlm;
 use norma::model::config::LlavaConfig;
@@ -24,7 +24,7 @@ use crate::learner::{Shards, answer_loss};
 use crate::lesson::{Lesson, Teacher, pixels};
 use crate::optimizer::{AdamConfig, AdamW, Group, Schedule, clip};
 use crate::phantom::dataset::image_seed;
-use crate::phantom::draw::{Labels, SIDE};
+use crate::phantom::draw::Labels;
 use crate::phantom::turns::Mix;
 use crate::phantom::{Example, Split, Task};
 use crate::phantom_base::{Sizes, config};
@@ -60,6 +60,68 @@ pub struct PretrainRecipe {
     pub clip: f64,
 }
 
+impl PretrainRecipe {
+    /// The part that says how the values are found.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            seed: self.seed,
+            shards: self.shards,
+            warm_up: self.warm_up,
+            joint: self.joint,
+            label_weight: self.label_weight,
+            tower_rate: self.tower_rate,
+            weight_decay: self.weight_decay,
+            adam: self.adam,
+            clip: self.clip,
+        }
+    }
+}
+
+/// How values are found, whatever is learnt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plan {
+    /// Seed of the first values.
+    pub seed: u64,
+    /// Shards that a step's lessons are dealt to.
+    pub shards: usize,
+    /// The tower alone, on labels; no steps where lessons have none.
+    pub warm_up: Schedule,
+    /// Everything.
+    pub joint: Schedule,
+    /// Weight of the labels' loss beside the answers'; 0 where lessons have none.
+    pub label_weight: f64,
+    /// The tower's learning rate in the joint phase, as a share.
+    pub tower_rate: f64,
+    /// Weight decay of matrices.
+    pub weight_decay: f64,
+    /// The optimiser's constants.
+    pub adam: AdamConfig,
+    /// Highest norm of all gradients together.
+    pub clip: f64,
+}
+
+impl Plan {
+    /// Whether the lessons' labels are learnt.
+    fn uses_labels(&self) -> bool {
+        self.warm_up.steps > 0 || self.label_weight > 0.0
+    }
+}
+
+/// What is taught, one step after the other.
+pub trait Curriculum: Send {
+    /// The lessons of the next step; at least one.
+    fn next_step(&mut self) -> Result<Vec<Taught>>;
+}
+
+/// A lesson, and what lies where in its picture if that is known.
+#[derive(Clone, Debug)]
+pub struct Taught {
+    /// Picture, questions and answers.
+    pub lesson: Lesson,
+    /// What the tower's auxiliary loss wants.
+    pub labels: Option<Labels>,
+}
+
 /// What a run tells while it goes on.
 pub struct Progress {
     /// Steps done of both phases.
@@ -76,6 +138,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.answers {
             None => write!(f, "warm-up, labels {:.4}", self.loss),
+            Some(answers) if answers == self.loss => write!(f, "answers {answers:.4}"),
             Some(answers) => write!(f, "answers {answers:.4}, with labels {:.4}", self.loss),
         }
     }
@@ -98,18 +161,36 @@ struct Shard {
     pixels: Vec<Lesson>,
     packed: Packed,
     labels: Vec<Labels>,
-    /// This shard's share of the step's films and of its answer tokens.
+    /// This shard's share of the step's images and of its answer tokens.
     share: (f64, f64),
 }
 
-/// Runs a recipe.
-pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> Result<Pretrained> {
+/// Trains the phantom base by a recipe.
+pub fn pretrain(recipe: &PretrainRecipe, report: impl FnMut(&Progress)) -> Result<Pretrained> {
+    let films = Films {
+        teacher: Teacher::new()?,
+        recipe: recipe.clone(),
+        step: 0,
+        seen: 0,
+    };
+    learn(config(&recipe.sizes), &recipe.plan(), films, report)
+}
+
+/// Trains a base of this configuration on a curriculum.
+pub fn learn(
+    config: LlavaConfig,
+    plan: &Plan,
+    curriculum: impl Curriculum,
+    mut report: impl FnMut(&Progress),
+) -> Result<Pretrained> {
     let device = Device::Cpu;
-    let config = config(&recipe.sizes);
-    let variables = Variables::new(Source::Seed(recipe.seed), &device);
+    let variables = Variables::new(Source::Seed(plan.seed), &device);
     let model = Llava::new(&config, &variables, Kernels::for_device(&device))?;
     let weights = variables.all();
-    let heads = LabelHeads::new(&variables, config.vision.hidden_size)?;
+    let heads = plan
+        .uses_labels()
+        .then(|| LabelHeads::new(&variables, config.vision.hidden_size))
+        .transpose()?;
     let row = neutral_row(model.sites());
     let norms = NormVariables::new(model.sites(), &row, Some(Scope::All), &device)?;
 
@@ -118,58 +199,71 @@ pub fn pretrain(recipe: &PretrainRecipe, mut report: impl FnMut(&Progress)) -> R
         .into_iter()
         .chain(norms.all().iter().cloned())
         .collect();
-    let shards = Shards::new(recipe.shards)?;
-    let phases = [
-        (Phase::WarmUp, recipe.warm_up),
-        (Phase::Joint, recipe.joint),
-    ];
-    let steps = recipe.warm_up.steps + recipe.joint.steps;
-    let data = produce(recipe.clone());
+    let shards = Shards::new(plan.shards)?;
+    let phases = [(Phase::WarmUp, plan.warm_up), (Phase::Joint, plan.joint)];
+    let steps = plan.warm_up.steps + plan.joint.steps;
     let mut done = 0;
-    for (phase, schedule) in phases {
-        // Moments of the warm-up belong to another loss.
-        let group = |variable: &NamedVar| phase.group(recipe, variable);
-        let mut optimizer = AdamW::new(trained.iter().cloned(), group, recipe.adam);
-        for step in 0..schedule.steps {
-            let batch = data.recv().context("the data thread has stopped")??;
-            let answer_losses = Mutex::new(Vec::new());
-            let loss = |shard: &Shard| {
-                let pixels = pixels(shard.pixels.iter(), SIDE, &device)?;
-                let slots = vec![0; shard.pixels.len()];
-                let features = model.tower_features(&pixels, &slots, norms.bank())?;
-                let labels = heads.loss(&features, &shard.labels)?;
-                match phase {
-                    Phase::WarmUp => Ok((labels * shard.share.0)?),
-                    Phase::Joint => {
-                        let features = Some(model.project(&features)?);
-                        let answers = answer_loss(&model, norms.bank(), &shard.packed, features)?;
-                        let answers = (answers * shard.share.1)?;
-                        let value = f64::from(answers.to_scalar::<f32>()?);
-                        answer_losses
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(value);
-                        let labels = (labels * (shard.share.0 * recipe.label_weight))?;
-                        Ok((answers + labels)?)
+    std::thread::scope(|scope| {
+        let (sender, data) = sync_channel(4);
+        scope.spawn(move || produce(curriculum, plan, steps, &sender));
+        for (phase, schedule) in phases {
+            // Moments of the warm-up belong to another loss.
+            let group = |variable: &NamedVar| phase.group(plan, variable);
+            let mut optimizer = AdamW::new(trained.iter().cloned(), group, plan.adam);
+            for step in 0..schedule.steps {
+                let batch = data.recv().context("the data thread has stopped")??;
+                let answer_losses = Mutex::new(Vec::new());
+                let loss = |shard: &Shard| {
+                    let size = config.vision.image_size;
+                    let pixels = pixels(shard.pixels.iter(), size, &device)?;
+                    let slots = vec![0; shard.pixels.len()];
+                    let features = model.tower_features(&pixels, &slots, norms.bank())?;
+                    let labels = match &heads {
+                        Some(heads) => Some(heads.loss(&features, &shard.labels)?),
+                        None => None,
+                    };
+                    let answers = match phase {
+                        Phase::WarmUp => None,
+                        Phase::Joint => {
+                            let features = Some(model.project(&features)?);
+                            let loss = answer_loss(&model, norms.bank(), &shard.packed, features)?;
+                            let loss = (loss * shard.share.1)?;
+                            let value = f64::from(loss.to_scalar::<f32>()?);
+                            answer_losses
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .push(value);
+                            Some(loss)
+                        }
+                    };
+                    match (answers, labels) {
+                        (Some(answers), Some(labels)) => {
+                            Ok((answers + (labels * (shard.share.0 * plan.label_weight))?)?)
+                        }
+                        (Some(answers), None) => Ok(answers),
+                        (None, Some(labels)) => Ok((labels * shard.share.0)?),
+                        (None, None) => bail!("a tower without labels has nothing to warm up on"),
                     }
-                }
-            };
-            let (loss, mut gradients) = shards.gradients(&trained, &batch, loss)?;
-            clip(&mut gradients, recipe.clip);
-            optimizer.step(&gradients, schedule.rate(step))?;
-            done += 1;
-            let answers = answer_losses
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner);
-            let answers = (phase == Phase::Joint).then(|| answers.iter().sum());
-            report(&Progress {
-                step: done,
-                steps,
-                answers,
-                loss,
-            });
+                };
+                let (loss, mut gradients) = shards.gradients(&trained, &batch, loss)?;
+                ensure!(loss.is_finite(), "the loss of step {} is {loss}", done + 1);
+                clip(&mut gradients, plan.clip);
+                optimizer.step(&gradients, schedule.rate(step))?;
+                done += 1;
+                let answers = answer_losses
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let answers = (phase == Phase::Joint).then(|| answers.iter().sum());
+                report(&Progress {
+                    step: done,
+                    steps,
+                    answers,
+                    loss,
+                });
+            }
         }
-    }
+        Ok::<_, anyhow::Error>(())
+    })?;
     Ok(Pretrained {
         config,
         model,
@@ -185,15 +279,15 @@ enum Phase {
 }
 
 impl Phase {
-    fn group(self, recipe: &PretrainRecipe, variable: &NamedVar) -> Group {
+    fn group(self, plan: &Plan, variable: &NamedVar) -> Group {
         let tower = variable.name.starts_with("vision_tower");
         let rate_scale = if tower && self == Self::Joint {
-            recipe.tower_rate
+            plan.tower_rate
         } else {
             1.0
         };
         let matrix = variable.var.dims().iter().filter(|dim| **dim > 1).count() > 1;
-        let weight_decay = if matrix { recipe.weight_decay } else { 0.0 };
+        let weight_decay = if matrix { plan.weight_decay } else { 0.0 };
         Group {
             rate_scale,
             weight_decay,
@@ -201,61 +295,92 @@ impl Phase {
     }
 }
 
-/// Draws films and packs their turns ahead of the training thread.
-fn produce(recipe: PretrainRecipe) -> Receiver<Result<Vec<Shard>>> {
-    let (sender, receiver) = sync_channel(4);
-    std::thread::spawn(move || {
-        let teacher = match Teacher::new() {
-            Ok(teacher) => teacher,
-            Err(error) => {
-                // The receiver is gone only if training has stopped.
-                let _ = sender.send(Err(error));
-                return;
-            }
-        };
-        let phases = [
-            (recipe.warm_up.steps, recipe.films.0),
-            (recipe.joint.steps, recipe.films.1),
-        ];
-        let mut first = 0;
-        for (steps, films) in phases {
-            for _ in 0..steps {
-                let batch = step_data(&recipe, &teacher, first..first + films as u64);
-                if sender.send(batch).is_err() {
-                    return;
-                }
-                first += films as u64;
-            }
+/// Makes the lessons of steps ahead of the training thread, until it stops listening.
+fn produce(
+    mut curriculum: impl Curriculum,
+    plan: &Plan,
+    steps: usize,
+    sender: &SyncSender<Result<Vec<Shard>>>,
+) {
+    for _ in 0..steps {
+        let batch = curriculum
+            .next_step()
+            .and_then(|lessons| deal(lessons, plan));
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
         }
-    });
-    receiver
+    }
 }
 
-fn step_data(recipe: &PretrainRecipe, teacher: &Teacher, films: Range<u64>) -> Result<Vec<Shard>> {
-    let mut shards = Vec::with_capacity(recipe.shards);
-    for shard in 0..recipe.shards {
-        let (mut lessons, mut labels) = (Vec::new(), Vec::new());
-        for index in films.clone().skip(shard).step_by(recipe.shards) {
-            let seed = image_seed(Task::Pretrain, Split::Train, recipe.seed, index)?;
-            let example = Example::of_image(Task::Pretrain, seed, &recipe.mix);
-            lessons.push(teacher.lesson(&example)?);
-            labels.push(example.labels());
-        }
-        let packed = pack(lessons.iter().map(|lesson| &lesson.dialogue));
+/// Deals a step's lessons to its shards.
+fn deal(lessons: Vec<Taught>, plan: &Plan) -> Result<Vec<Shard>> {
+    ensure!(!lessons.is_empty(), "a step has no lesson");
+    let images = lessons.len();
+    let count = plan.shards.clamp(1, images);
+    let mut hands: Vec<Vec<Taught>> = (0..count).map(|_| Vec::new()).collect();
+    for (at, lesson) in lessons.into_iter().enumerate() {
+        hands[at % count].push(lesson);
+    }
+    let mut shards = Vec::with_capacity(count);
+    for hand in hands {
+        let packed = pack(hand.iter().map(|one| &one.lesson.dialogue));
+        let labels: Option<Vec<Labels>> = if plan.uses_labels() {
+            hand.iter().map(|one| one.labels.clone()).collect()
+        } else {
+            Some(Vec::new())
+        };
+        let labels = labels.context("the recipe wants labels, a lesson has none")?;
+        let share = (hand.len() as f64 / images as f64, 0.0);
+        let pixels = hand.into_iter().map(|one| one.lesson).collect();
         shards.push(Shard {
-            pixels: lessons,
+            pixels,
             packed,
             labels,
-            share: (0.0, 0.0),
+            share,
         });
     }
-    let films: usize = shards.iter().map(|shard| shard.labels.len()).sum();
     let tokens: usize = shards.iter().map(|shard| shard.packed.targets.len()).sum();
     for shard in &mut shards {
-        shard.share = (
-            shard.labels.len() as f64 / films as f64,
-            shard.packed.targets.len() as f64 / tokens as f64,
-        );
+        shard.share.1 = shard.packed.targets.len() as f64 / tokens as f64;
     }
     Ok(shards)
+}
+
+/// The phantom world's films, each seen once.
+struct Films {
+    teacher: Teacher,
+    recipe: PretrainRecipe,
+    step: usize,
+    /// Films of the steps before.
+    seen: u64,
+}
+
+impl Curriculum for Films {
+    fn next_step(&mut self) -> Result<Vec<Taught>> {
+        let Self {
+            teacher,
+            recipe,
+            step,
+            seen,
+        } = self;
+        let (warm_up, joint) = recipe.films;
+        let films = if *step < recipe.warm_up.steps {
+            warm_up
+        } else {
+            joint
+        };
+        let indices = *seen..*seen + films as u64;
+        *step += 1;
+        *seen = indices.end;
+        let one = |index: u64| {
+            let seed = image_seed(Task::Pretrain, Split::Train, recipe.seed, index)?;
+            let example = Example::of_image(Task::Pretrain, seed, &recipe.mix);
+            Ok(Taught {
+                lesson: teacher.lesson(&example)?,
+                labels: Some(example.labels()),
+            })
+        };
+        indices.map(one).collect()
+    }
 }

@@ -7,9 +7,6 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use norma::model::MedVlm;
 use norma_adapters::{Part, Scope};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Packed, pack};
@@ -17,6 +14,7 @@ use crate::frozen::FrozenBase;
 use crate::learner::{Shards, answer_loss};
 use crate::lesson::{Lesson, pixels};
 use crate::optimizer::{AdamConfig, AdamW, Group, Schedule, clip};
+use crate::order::Order;
 use crate::variables::{NamedVar, NormVariables};
 
 /// How the values are found.
@@ -274,7 +272,7 @@ pub fn tune(
     let mut order = Order::new(prepared.len(), recipe.seed);
     let batch = |order: &mut Order| -> Vec<&Prepared> {
         (0..recipe.images)
-            .map(|_| &prepared[order.next()])
+            .map(|_| &prepared[order.draw()])
             .collect()
     };
     tuner.check_reach(&batch(&mut order))?;
@@ -308,30 +306,4 @@ pub fn tune(
         losses,
         moved: (moved, tuner.n_trainable()),
     })
-}
-
-/// Lessons in an order that is shuffled anew every time all have been seen.
-struct Order {
-    rng: ChaCha8Rng,
-    lessons: Vec<usize>,
-    next: usize,
-}
-
-impl Order {
-    fn new(count: usize, seed: u64) -> Self {
-        Self {
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            lessons: (0..count).collect(),
-            next: count,
-        }
-    }
-
-    fn next(&mut self) -> usize {
-        if self.next == self.lessons.len() {
-            self.lessons.shuffle(&mut self.rng);
-            self.next = 0;
-        }
-        self.next += 1;
-        self.lessons[self.next - 1]
-    }
 }

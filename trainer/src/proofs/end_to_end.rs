@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::adapter::{Card, Surroundings, write};
 use crate::batch::pack;
 use crate::decode::{Limits, greedy};
-use crate::folder::{self, Storage};
+use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::learner::answer_loss;
 use crate::lesson::{Lesson, Teacher, pixels};
@@ -109,8 +109,20 @@ fn a_recipe_gives_the_same_folder_twice() {
     assert_eq!(losses, again);
     assert_eq!(losses.len(), 5);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    folder::write(&one, Storage::Float16, folders[0].path()).unwrap();
-    folder::write(&two, Storage::Float16, folders[1].path()).unwrap();
+    folder::write(
+        &one,
+        Beside::phantom().unwrap(),
+        Storage::Float16,
+        folders[0].path(),
+    )
+    .unwrap();
+    folder::write(
+        &two,
+        Beside::phantom().unwrap(),
+        Storage::Float16,
+        folders[1].path(),
+    )
+    .unwrap();
     let read = |at: usize| std::fs::read(folders[at].path().join("model.safetensors")).unwrap();
     assert_eq!(read(0), read(1));
 }
@@ -119,7 +131,13 @@ fn a_recipe_gives_the_same_folder_twice() {
 fn the_written_folder_answers_as_the_trained_model_does() {
     let (trained, _) = run();
     let folder = tempfile::tempdir().unwrap();
-    folder::write(&trained, Storage::Float32, folder.path()).unwrap();
+    folder::write(
+        &trained,
+        Beside::phantom().unwrap(),
+        Storage::Float32,
+        folder.path(),
+    )
+    .unwrap();
     let (opened, around) = open(folder.path());
     let lessons = lessons(Task::Pretrain, 3);
     let before = loss(&trained.model, &trained.norms, &lessons);
@@ -208,7 +226,13 @@ fn cached_greedy_answers_are_those_of_whole_sequences() {
 fn a_tuned_adapter_reads_back_and_repeats_to_the_byte() {
     let (trained, _) = run();
     let folder = tempfile::tempdir().unwrap();
-    folder::write(&trained, Storage::Float16, folder.path()).unwrap();
+    folder::write(
+        &trained,
+        Beside::phantom().unwrap(),
+        Storage::Float16,
+        folder.path(),
+    )
+    .unwrap();
     let (base, around) = open(folder.path());
     let lessons = lessons(Task::Urgent, 6);
     let recipe = TuneRecipe {
