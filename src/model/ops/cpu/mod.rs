@@ -9,6 +9,7 @@ pub mod lane_block;
 pub mod lanes;
 pub mod norm;
 pub mod packed;
+mod tile;
 
 use std::array;
 
