@@ -2,7 +2,7 @@
 //! layout. Out: records, and a list of everything that was wrong with the files. It knows no model,
 //! no tokens and no pixels.
 //!
-//! - [`json_array`]: a file's rows one by one, each with its line. [`text`]: what is mended in texts.
+//! - `json_array`: a file's rows one by one, each with its line. `text`: what is mended in texts.
 //! - [`slake`], [`vqa_rad`]: one layout each. [`source`]: `slake:FOLDER`, as a command line names a set.
 //! - [`folds`]: which images are held out. [`questions`]: a list of questions for other programs.
 //!
