@@ -109,10 +109,7 @@ impl Checkpoint {
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<(&str, &[u8]), ParameterError> {
         let entry = self.entry(name, shape)?;
         let view = self.shards[entry.shard].map.get(&entry.stored_name);
-        let view = view.map_err(|source| ParameterError::Tensor {
-            name: name.into(),
-            source,
-        })?;
+        let view = view.map_err(ParameterError::reading(name))?;
         Ok((&entry.dtype, view.data()))
     }
 
@@ -156,10 +153,7 @@ impl Parameters for Checkpoint {
             .map
             .load(&entry.stored_name, &self.device)
             .and_then(|tensor| tensor.to_dtype(DType::F32))
-            .map_err(|source| ParameterError::Tensor {
-                name: name.into(),
-                source,
-            })
+            .map_err(ParameterError::reading(name))
     }
 }
 

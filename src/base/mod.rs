@@ -173,10 +173,7 @@ impl Parameters for Loader<'_> {
             Kernels::Composed => self.checkpoint.linear(name, weight, bias),
             Kernels::Fused => PackedLinear::<f32>::new(&weight, bias.as_ref())
                 .map(|linear| Weight::Frozen(Arc::new(linear)))
-                .map_err(|source| ParameterError::Tensor {
-                    name: name.into(),
-                    source,
-                }),
+                .map_err(ParameterError::reading(name)),
         }
     }
 }
@@ -188,10 +185,7 @@ pub fn base_row(table: &SiteTable, source: &dyn Parameters) -> Result<Vec<f32>, 
         let tensor = source.tensor(name, &[width])?;
         tensor
             .to_vec1::<f32>()
-            .map_err(|source| ParameterError::Tensor {
-                name: name.into(),
-                source,
-            })
+            .map_err(ParameterError::reading(name))
     };
     for (idx, site) in table
         .sites()

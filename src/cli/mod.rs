@@ -4,7 +4,12 @@ mod demo;
 mod key;
 mod serve;
 
+use std::future::Future;
+use std::io::IsTerminal;
+
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// Serves one frozen medical vision-language model with many LayerNorm adapters.
 #[derive(Debug, Parser)]
@@ -22,6 +27,23 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make API keys.
     Key(key::KeyArgs),
+}
+
+/// Sends logs to standard error, with `filter` where `RUST_LOG` says nothing, and runs `command` to its
+/// end.
+fn block_on(filter: &str, command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    runtime.block_on(command)
 }
 
 /// Runs the command.

@@ -1,6 +1,5 @@
 //! `norma serve`: opens a base, says what it found, and answers until it is told to stop.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use norma::engine::EngineConfig;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
 use norma::preprocess::ImageLimits;
-use tracing_subscriber::EnvFilter;
 
 /// Arguments of `norma serve`.
 #[derive(Debug, Args)]
@@ -135,19 +133,7 @@ impl LimitArgs {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime could not be started")?;
-    runtime.block_on(serve(args))
+    super::block_on("info,actix_server=warn", serve(args))
 }
 
 #[expect(clippy::print_stdout, reason = "the output of a command")]

@@ -81,10 +81,7 @@ impl Decoder {
             config.max_position_embeddings,
             parameters.device(),
         )
-        .map_err(|source| ParameterError::Tensor {
-            name: "rotary table".into(),
-            source,
-        })?;
+        .map_err(ParameterError::reading("rotary table"))?;
         Ok(Self {
             config: config.clone(),
             embed_tokens,

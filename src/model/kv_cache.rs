@@ -8,7 +8,6 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor,
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
-    capacity: usize,
 }
 
 impl KvCache {
@@ -18,12 +17,7 @@ impl KvCache {
         let layers = (0..n_layers)
             .map(|_| Ok((arena()?, arena()?)))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, capacity })
-    }
-
-    /// Rows an arena has.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+        Ok(Self { layers })
     }
 
     /// Stores a layer's new keys and values (`[rows, width]`) in the arena rows `into`, and returns the

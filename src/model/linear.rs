@@ -23,10 +23,7 @@ impl Linear {
         let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
         let weight = weight
             .flatten_from(1)
-            .map_err(|source| ParameterError::Tensor {
-                name: name.into(),
-                source,
-            })?;
+            .map_err(ParameterError::reading(name))?;
         let bias = bias
             .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
             .transpose()?;

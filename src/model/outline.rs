@@ -61,10 +61,7 @@ impl Parameters for Recorder {
         // One zero, viewed as many.
         Tensor::zeros((), DType::F32, &Device::Cpu)
             .and_then(|zero| zero.broadcast_as(shape))
-            .map_err(|source| ParameterError::Tensor {
-                name: name.into(),
-                source,
-            })
+            .map_err(ParameterError::reading(name))
     }
 
     fn linear(

@@ -53,6 +53,16 @@ pub enum ParameterError {
     },
 }
 
+impl ParameterError {
+    /// Says of a failure of the tensor library which parameter it concerns.
+    pub fn reading(name: &str) -> impl Fn(candle_core::Error) -> Self + '_ {
+        move |source| Self::Tensor {
+            name: name.into(),
+            source,
+        }
+    }
+}
+
 fn place(file: Option<&String>) -> String {
     file.map(|file| format!(" of `{file}`")).unwrap_or_default()
 }
@@ -88,10 +98,7 @@ pub trait Parameters {
         bias: Option<Tensor>,
     ) -> Result<Weight, ParameterError> {
         let linear = DenseLinear::new(&weight, bias.as_ref());
-        let linear = linear.map_err(|source| ParameterError::Tensor {
-            name: name.into(),
-            source,
-        })?;
+        let linear = linear.map_err(ParameterError::reading(name))?;
         Ok(Weight::Frozen(Arc::new(linear)))
     }
 }

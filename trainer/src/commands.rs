@@ -19,7 +19,7 @@ use norma_trainer::lesson::Teacher;
 use norma_trainer::phantom::metrics::Summary;
 use norma_trainer::phantom::score::Score;
 use norma_trainer::phantom::{Example, Split, Task, dataset};
-use norma_trainer::pretrain::PretrainRecipe;
+use norma_trainer::pretrain::{PretrainRecipe, Progress};
 use norma_trainer::recipe::AdapterRecipe;
 use norma_trainer::tune::Event;
 use norma_trainer::variables::NormVariables;
@@ -31,21 +31,10 @@ use crate::{Eval, Export, Pretrain, Tune};
 /// Trains a base, writes it, reads it back and measures what was written.
 pub fn pretrain(arguments: &Pretrain) -> Result<()> {
     let recipe: PretrainRecipe = read_json(&arguments.recipe)?;
-    let start = Instant::now();
-    let bar = bar((recipe.warm_up.steps + recipe.joint.steps) as u64);
-    let base = norma_trainer::pretrain::pretrain(&recipe, |progress| {
-        bar.set_position(progress.step as u64);
-        bar.set_message(progress.to_string());
-        if progress.step % 50 == 0 && bar.is_hidden() {
-            println!(
-                "{:>6.0} s  {:>5}  {progress}",
-                start.elapsed().as_secs_f64(),
-                progress.step
-            );
-        }
+    let steps = recipe.warm_up.steps + recipe.joint.steps;
+    let base = watched(steps, |report| {
+        norma_trainer::pretrain::pretrain(&recipe, report)
     })?;
-    bar.finish_and_clear();
-    println!("trained in {:.0} s", start.elapsed().as_secs_f64());
     folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
     if arguments.test > 0 {
         let (base, _) = open(&arguments.out)?;
@@ -117,14 +106,7 @@ pub fn eval(arguments: &Eval) -> Result<()> {
     let (base, _) = open(&arguments.base)?;
     let row = match &arguments.adapter {
         None => base.row.clone(),
-        Some(path) => {
-            let bytes =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let table = base.model.sites();
-            let adapter = format::read(&bytes, table, &base.row, &base.digest)
-                .with_context(|| format!("{} does not fit the base", path.display()))?;
-            adapter.values.row().to_vec()
-        }
+        Some(path) => adapter_row(&base, path)?,
     };
     let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
     let examples = examples(
@@ -154,6 +136,38 @@ pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
     let row = opened.row()?;
     let base = FrozenBase::new(opened.config(), opened.checkpoint(), row, opened.digest())?;
     Ok((base, around))
+}
+
+/// Runs a pre-training of `steps` steps under a progress bar, or with a line every fifty steps where
+/// there is no terminal.
+pub(crate) fn watched<T>(
+    steps: usize,
+    train: impl FnOnce(&mut dyn FnMut(&Progress)) -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    let bar = bar(steps as u64);
+    let trained = train(&mut |progress| {
+        bar.set_position(progress.step as u64);
+        bar.set_message(progress.to_string());
+        if progress.step % 50 == 0 && bar.is_hidden() {
+            println!(
+                "{:>6.0} s  {:>5}  {progress}",
+                start.elapsed().as_secs_f64(),
+                progress.step
+            );
+        }
+    })?;
+    bar.finish_and_clear();
+    println!("trained in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(trained)
+}
+
+/// The bank row of an adapter file that fits the base.
+pub(crate) fn adapter_row(base: &FrozenBase, path: &Path) -> Result<Vec<f32>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let adapter = format::read(&bytes, base.model.sites(), &base.row, &base.digest)
+        .with_context(|| format!("{} does not fit the base", path.display()))?;
+    Ok(adapter.values.row().to_vec())
 }
 
 fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {

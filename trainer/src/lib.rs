@@ -5,6 +5,7 @@
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
+//! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
 pub mod augment;
@@ -28,6 +29,7 @@ pub mod pretrain;
 pub mod recipe;
 pub mod records;
 pub mod showcase;
+pub mod small_llava;
 pub mod tune;
 pub mod variables;
 

@@ -2,12 +2,10 @@
 
 #![expect(clippy::print_stdout, reason = "the output of commands")]
 
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use norma::model::MedVlm;
-use norma_adapters::format;
 use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::bpe;
@@ -28,7 +26,7 @@ use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
 use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
-use crate::commands::{bar, open, read_json, write};
+use crate::commands::{adapter_row, bar, open, read_json, watched, write};
 use crate::{Eval, Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
@@ -51,21 +49,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     let shape = norma::model::ModelShape::of(&config);
     let rounds = Rounds::new(&recipe, &RecordTeacher::new(&around, shape)?, &train)?;
 
-    let start = Instant::now();
-    let bar = bar(recipe.schedule.steps as u64);
-    let base = learn(config, &recipe.plan(), rounds, |progress| {
-        bar.set_position(progress.step as u64);
-        bar.set_message(progress.to_string());
-        if progress.step % 50 == 0 && bar.is_hidden() {
-            println!(
-                "{:>6.0} s  {:>5}  {progress}",
-                start.elapsed().as_secs_f64(),
-                progress.step
-            );
-        }
+    let base = watched(recipe.schedule.steps, |report| {
+        learn(config, &recipe.plan(), rounds, report)
     })?;
-    bar.finish_and_clear();
-    println!("trained in {:.0} s", start.elapsed().as_secs_f64());
     folder::write(&base, beside, arguments.storage, &arguments.out)?;
 
     let (base, around) = open(&arguments.out)?;
@@ -213,13 +199,6 @@ impl Held {
         ensure!(!records.is_empty(), "there is no such record");
         Ok(records)
     }
-}
-
-fn adapter_row(base: &FrozenBase, path: &Path) -> Result<Vec<f32>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let adapter = format::read(&bytes, base.model.sites(), &base.row, &base.digest)
-        .with_context(|| format!("{} does not fit the base", path.display()))?;
-    Ok(adapter.values.row().to_vec())
 }
 
 fn marks(

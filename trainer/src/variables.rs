@@ -64,18 +64,15 @@ impl<'a> Variables<'a> {
                 want: shape.into(),
             });
         }
-        let failed = |source| ParameterError::Tensor {
-            name: name.into(),
-            source,
-        };
+        let failed = ParameterError::reading(name);
         let first = match self.source {
             Source::Seed(seed) => {
                 Tensor::from_vec(first_values(name, shape, seed), shape, &self.device)
-                    .map_err(failed)?
+                    .map_err(&failed)?
             }
             Source::Checkpoint(parameters) => parameters.tensor(name, shape)?,
         };
-        let var = Var::from_tensor(&first).map_err(failed)?;
+        let var = Var::from_tensor(&first).map_err(&failed)?;
         vars.insert(name.into(), var.clone());
         Ok(var)
     }

@@ -20,7 +20,6 @@ use clap::Args;
 use norma::base::{Base, OpenOptions};
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
-use tracing_subscriber::EnvFilter;
 
 use self::bundle::{Adapter, Bundle};
 use self::client::Client;
@@ -41,17 +40,7 @@ const BASE: &str = "phantom";
 
 /// Runs the command.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime could not be started")?;
-    runtime.block_on(demo(args))
+    super::block_on("warn", demo(args))
 }
 
 #[expect(clippy::print_stdout, reason = "the output of a command")]

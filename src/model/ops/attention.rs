@@ -115,14 +115,6 @@ impl AttentionLayout {
         Self::new(segments, Mask::Bidirectional)
     }
 
-    /// The same segments under another mask.
-    pub fn with_mask(&self, mask: Mask) -> Self {
-        Self {
-            segments: self.segments.clone(),
-            mask,
-        }
-    }
-
     /// The segments, in row order.
     pub fn segments(&self) -> &[Segment] {
         &self.segments

@@ -3,10 +3,7 @@
 //! records.
 
 use anyhow::{Result, ensure};
-use norma::model::config::{
-    DecoderConfig, LlavaConfig, ProjectorConfig, RopeScaling, VisionConfig,
-};
-use norma::model::ops::activation::Activation;
+use norma::model::config::LlavaConfig;
 use norma::preprocess::{ChatPrompt, ClipPreprocess};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +14,7 @@ use crate::augment::{Scale, Variation};
 use crate::bpe::{self, CHAT_TEMPLATE, MAX_POSITIONS};
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::pretrain::Plan;
+use crate::small_llava::SmallLlava;
 
 /// All that determines a pre-training run on records, beside the records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,7 +94,7 @@ pub struct RecordSizes {
 
 /// The configuration of these sizes for a vocabulary of `vocab_size` tokens.
 pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
-    let heads = |name: &str, width: usize| {
+    let check = |name: &str, width: usize| {
         let fits =
             sizes.head > 0 && sizes.head.is_multiple_of(2) && width.is_multiple_of(sizes.head);
         ensure!(
@@ -104,7 +102,7 @@ pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
             "{name} {width} is no multiple of an even head {}",
             sizes.head
         );
-        Ok(width / sizes.head)
+        Ok(())
     };
     let fits = sizes.patch > 0 && sizes.image > 0 && sizes.image.is_multiple_of(sizes.patch);
     ensure!(
@@ -113,44 +111,22 @@ pub fn config(sizes: &RecordSizes, vocab_size: usize) -> Result<LlavaConfig> {
         sizes.image,
         sizes.patch
     );
-    let tower_heads = heads("tower_width", sizes.tower_width)?;
-    let decoder_heads = heads("decoder_width", sizes.decoder_width)?;
-    Ok(LlavaConfig {
-        vision: VisionConfig {
-            hidden_size: sizes.tower_width,
-            intermediate_size: sizes.tower_inner,
-            num_hidden_layers: sizes.tower_layers,
-            num_attention_heads: tower_heads,
-            image_size: sizes.image,
-            patch_size: sizes.patch,
-            hidden_act: Activation::QuickGelu,
-            layer_norm_eps: 1e-5,
-            feature_layers: vec![sizes.tower_layers],
-            keeps_class_token: false,
-        },
-        projector: ProjectorConfig {
-            hidden_act: Some(Activation::Gelu),
-            bias: true,
-        },
-        decoder: DecoderConfig {
-            vocab_size,
-            hidden_size: sizes.decoder_width,
-            intermediate_size: sizes.decoder_inner,
-            num_hidden_layers: sizes.decoder_layers,
-            num_attention_heads: decoder_heads,
-            num_key_value_heads: decoder_heads,
-            head_dim: sizes.head,
-            hidden_act: Activation::Silu,
-            max_position_embeddings: MAX_POSITIONS,
-            rms_norm_eps: 1e-5,
-            rope_theta: 10_000.0,
-            rope_scaling: RopeScaling::Default,
-            attention_bias: false,
-            mlp_bias: false,
-            sliding_window: None,
-            tie_word_embeddings: true,
-        },
-    })
+    check("tower_width", sizes.tower_width)?;
+    check("decoder_width", sizes.decoder_width)?;
+    let small = SmallLlava {
+        image: sizes.image,
+        patch: sizes.patch,
+        tower_width: sizes.tower_width,
+        tower_layers: sizes.tower_layers,
+        tower_inner: sizes.tower_inner,
+        decoder_width: sizes.decoder_width,
+        decoder_layers: sizes.decoder_layers,
+        decoder_inner: sizes.decoder_inner,
+        head: sizes.head,
+        vocab_size,
+        max_positions: MAX_POSITIONS,
+    };
+    Ok(small.config())
 }
 
 /// Mean and deviation of pixels: about those of radiographs, CT and MRI on black.
