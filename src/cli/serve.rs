@@ -76,6 +76,12 @@ struct LimitArgs {
     /// Requests that may wait.
     #[arg(long, default_value_t = EngineConfig::default().queue_len, value_name = "N")]
     queue: usize,
+    /// Compute every prompt from its beginning, even if an earlier one began alike.
+    #[arg(long)]
+    no_prefix_cache: bool,
+    /// Bytes of image features kept for further questions about the same images; 0 for none.
+    #[arg(long, default_value_t = EngineConfig::default().image_cache_bytes, value_name = "N")]
+    image_cache_bytes: usize,
     /// Bytes of an uploaded adapter.
     #[arg(long, default_value_t = Limits::default().max_upload_bytes, value_name = "N")]
     max_upload_bytes: u64,
@@ -113,6 +119,8 @@ impl LimitArgs {
             kv_rows: self.kv_tokens,
             bank_slots: self.bank_slots,
             queue_len: self.queue,
+            prefix_cache: !self.no_prefix_cache,
+            image_cache_bytes: self.image_cache_bytes,
             ..EngineConfig::default()
         };
         let image = ImageLimits {

@@ -12,9 +12,10 @@ pub struct EngineConfig {
     /// Rows (tokens and image rows) of one step, at most. A longer prompt is read in several steps.
     pub max_step_tokens: usize,
     /// Images encoded before one step, at most; a request with more of them is encoded alone.
+    /// Few, because running answers wait meanwhile.
     pub max_step_images: usize,
-    /// Rows of the KV cache: what all running sequences together may hold. A sequence reserves its
-    /// prompt and `max_tokens`, in whole blocks.
+    /// Rows of the KV cache: what all running sequences together may hold, in whole blocks, and what is
+    /// kept of ended ones.
     pub kv_rows: usize,
     /// Rows of one block of the KV cache.
     pub block_rows: usize,
@@ -22,6 +23,11 @@ pub struct EngineConfig {
     pub bank_slots: usize,
     /// Requests that wait, at most; more are refused.
     pub queue_len: usize,
+    /// Whether a prompt that begins like an earlier one of the same tenant and adapter takes its keys and
+    /// values over.
+    pub prefix_cache: bool,
+    /// Bytes of image features kept for further questions about the same images; 0 keeps none.
+    pub image_cache_bytes: usize,
 }
 
 impl Default for EngineConfig {
@@ -29,11 +35,13 @@ impl Default for EngineConfig {
         Self {
             max_sequences: 32,
             max_step_tokens: 512,
-            max_step_images: 8,
+            max_step_images: 2,
             kv_rows: 16_384,
             block_rows: 16,
             bank_slots: 64,
             queue_len: 256,
+            prefix_cache: true,
+            image_cache_bytes: 256 << 20,
         }
     }
 }

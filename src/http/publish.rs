@@ -142,7 +142,7 @@ fn replay(service: &Service, tenant: &Arc<str>, adapter: &Adapter) -> Result<(),
             generation: adapter.generation,
             values: adapter.values.clone(),
         }),
-        images: vec![inputs.pixels_of(&probe::image(test.seed, test.size))?],
+        images: vec![inputs.image_of(&probe::image(test.seed, test.size))?],
         top_logits: self_test::top_logits(test),
         deadline: Some(Instant::now() + SELF_TEST_TIMEOUT),
         ..Request::new(Arc::clone(tenant), prompt, test.tokens.len())

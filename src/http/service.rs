@@ -224,16 +224,16 @@ impl Service {
             .acquire()
             .await
             .map_err(|error| ApiError::internal(&error))?;
-        let (prompt, pixels) = blocking(move || {
+        let (prompt, images) = blocking(move || {
             let prompt = service.inputs.prompt(&messages)?;
-            let pixels: Vec<_> = images
+            let images: Vec<_> = images
                 .iter()
                 .map(|image| {
-                    let pixels = service.inputs.pixels(&image.bytes);
-                    pixels.map_err(|error| error.with_param(&image.param))
+                    let made = service.inputs.image(&image.bytes);
+                    made.map_err(|error| error.with_param(&image.param))
                 })
                 .collect::<Result<_, ApiError>>()?;
-            Ok((prompt, pixels))
+            Ok((prompt, images))
         })
         .await?;
         drop(preparing);
@@ -244,7 +244,7 @@ impl Service {
                 generation: adapter.generation,
                 values: adapter.values.clone(),
             }),
-            images: pixels,
+            images,
             sampling: options.sampling,
             stop: options.stop,
             min_tokens: options.min_tokens,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use norma::base::Base;
 use norma::engine::{
-    Engine, EngineConfig, EngineHandle, Event, FinishReason, Request, RequestAdapter, TokenEvent,
+    Engine, EngineConfig, EngineHandle, Event, FinishReason, Request, RequestAdapter, RequestImage,
+    TokenEvent,
 };
 use norma::model::ModelShape;
 use norma::preprocess::{PromptToken, TextTokenizer};
@@ -58,6 +59,7 @@ impl Served {
         let n_images = [1, 0, 2][i % 3];
         let images = (0..n_images)
             .map(|image| pixels(i * 10 + image, shape.image_size))
+            .map(|pixels| RequestImage::new(pixels).unwrap())
             .collect();
         let image_rows = (0..n_images as u32).flat_map(|image| {
             (0..shape.image_tokens as u32).map(move |patch| PromptToken::Image { image, patch })
@@ -193,7 +195,7 @@ fn greedy_answers_are_those_of_transformers() {
         let rows: Vec<PromptToken> = prompt.input_ids.iter().map(row).collect();
         let images = case.pixels(prompt).map_or(Vec::new(), |pixels| {
             (0..pixels.dim(0).unwrap())
-                .map(|i| pixels.get(i).unwrap())
+                .map(|i| RequestImage::new(pixels.get(i).unwrap()).unwrap())
                 .collect()
         });
         let request = Request {
