@@ -17,13 +17,13 @@ use crate::golden;
 
 const N_ADAPTERS: u8 = 7;
 
-struct Served {
-    engine: EngineHandle,
-    shape: ModelShape,
-    adapters: Vec<RequestAdapter>,
+pub struct Served {
+    pub engine: EngineHandle,
+    pub shape: ModelShape,
+    pub adapters: Vec<RequestAdapter>,
 }
 
-fn serve(config: EngineConfig) -> Served {
+pub fn serve(config: EngineConfig) -> Served {
     let base: Base = golden::open("llama_a");
     let folder: &Path = base.folder();
     let tokenizer = TextTokenizer::from_folder(folder, None).unwrap();
@@ -41,6 +41,15 @@ fn serve(config: EngineConfig) -> Served {
     }
 }
 
+/// Everything is computed for every request.
+pub fn without_caches() -> EngineConfig {
+    EngineConfig {
+        prefix_cache: false,
+        image_cache_bytes: 0,
+        ..EngineConfig::default()
+    }
+}
+
 /// An adapter that differs from the base and from the others at every site.
 fn adapter(sites: &SiteTable, base_row: &[f32], id: u8) -> RequestAdapter {
     let moved =
@@ -54,7 +63,7 @@ fn adapter(sites: &SiteTable, base_row: &[f32], id: u8) -> RequestAdapter {
 
 impl Served {
     /// Request `i`: its own image or none, its own tokens, one of the adapters or the base.
-    fn request(&self, i: usize) -> Request {
+    pub fn request(&self, i: usize) -> Request {
         let shape = &self.shape;
         let n_images = [1, 0, 2][i % 3];
         let images = (0..n_images)
@@ -79,7 +88,7 @@ impl Served {
         }
     }
 
-    fn answer(&self, request: Request) -> Vec<TokenEvent> {
+    pub fn answer(&self, request: Request) -> Vec<TokenEvent> {
         collect(self.engine.submit(request).unwrap())
     }
 }
@@ -90,7 +99,7 @@ fn pixels(seed: usize, size: usize) -> Tensor {
     Tensor::from_vec(values, (3, size, size), &Device::Cpu).unwrap()
 }
 
-fn collect(mut answer: norma::engine::Answer) -> Vec<TokenEvent> {
+pub fn collect(mut answer: norma::engine::Answer) -> Vec<TokenEvent> {
     let mut events = Vec::new();
     loop {
         match answer.blocking_recv().unwrap() {
@@ -109,37 +118,25 @@ fn tokens(events: &[TokenEvent]) -> Vec<u32> {
     events.iter().map(|event| event.token).collect()
 }
 
-fn text(events: &[TokenEvent]) -> String {
-    events.iter().map(|event| event.text.as_str()).collect()
-}
-
 #[test]
-fn forty_concurrent_requests_of_mixed_adapters_get_what_each_gets_alone() {
-    // Fewer slots than adapters and long prompts in pieces.
-    let config = EngineConfig {
+fn forty_concurrent_requests_of_mixed_adapters_get_the_bits_that_each_gets_alone() {
+    let plain = serve(without_caches());
+    let alone: Vec<_> = (0..40).map(|i| plain.answer(plain.request(i))).collect();
+    // Fewer slots than adapters, long prompts in pieces, and blocks for a few only.
+    let served = serve(EngineConfig {
         max_sequences: 16,
         max_step_tokens: 40,
-        kv_rows: 1024,
+        kv_rows: 160,
+        block_rows: 4,
         bank_slots: 5,
         ..EngineConfig::default()
-    };
-    let served = serve(config);
-    let alone: Vec<_> = (0..40).map(|i| served.answer(served.request(i))).collect();
-    let crowd: Vec<_> = (0..40)
-        .map(|i| served.engine.submit(served.request(i)).unwrap())
-        .collect();
-    for (alone, answer) in alone.iter().zip(crowd) {
-        let crowd = collect(answer);
-        // Sums of f32 in another order may only decide between logits this close.
-        let gap = |event: &TokenEvent| event.top[0].logit - event.top[1].logit;
-        assert!(
-            alone.iter().all(|event| gap(event) > 1e-4),
-            "choose another prompt"
-        );
-        assert_eq!(tokens(&crowd), tokens(alone));
-        assert_eq!(text(&crowd), text(alone));
-        for (crowd, alone) in crowd.iter().zip(alone) {
-            assert!((crowd.logprob - alone.logprob).abs() < 1e-5);
+    });
+    for _ in 0..2 {
+        let crowd: Vec<_> = (0..40)
+            .map(|i| served.engine.submit(served.request(i)).unwrap())
+            .collect();
+        for (alone, answer) in alone.iter().zip(crowd) {
+            assert_eq!(&collect(answer), alone);
         }
     }
     let stats = served.engine.stats();
@@ -147,6 +144,8 @@ fn forty_concurrent_requests_of_mixed_adapters_get_what_each_gets_alone() {
         stats.slots_filled > u64::from(N_ADAPTERS),
         "no slot was ever taken over"
     );
+    assert!(stats.preemptions > 0, "blocks never ran out");
+    assert!(stats.image_hits > 0, "no image was asked about twice");
 }
 
 #[test]

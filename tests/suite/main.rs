@@ -8,6 +8,7 @@
 mod base;
 mod engine;
 mod engine_answers;
+mod engine_caches;
 mod engine_faults;
 mod engine_llava;
 mod engine_toy;
