@@ -149,6 +149,8 @@ async fn a_stream_put_together_is_the_whole_answer() {
     let mut body = chat_body(BASE, Some("tall.png"), "What is seen?", 20);
     body["logprobs"] = json!(true);
     body["top_logprobs"] = json!(3);
+    // The first one fills the cache, so that the others find the same in it.
+    server.chat(&body).await;
     let whole: Value = server.chat(&body).await.json().await.unwrap();
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});
