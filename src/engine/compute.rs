@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use norma_adapters::Digest;
 
 use super::batch;
@@ -124,16 +124,16 @@ impl Compute {
         })
     }
 
-    /// The logits of each work that gives a token. As [`Self::encode`] if there is an error. A panic
+    /// The logits of each work that gives a token, `[vocab]` on the CPU. As [`Self::encode`] if there is an error. A panic
     /// may have left the cache locked or half written, so it counts as lost; work that was not reached
     /// after that has no outcome, so the outcomes may be fewer than the works.
-    pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
+    pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Tensor>> {
         let mut computed = each_alone_on_error(works, &|works| self.logits(works));
         computed.cache_lost = computed.panics > 0;
         computed
     }
 
-    fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Vec<f32>>>> {
+    fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Tensor>>> {
         let shape = self.model.shape();
         let batch = batch::build(works)?;
         let logits = self
@@ -146,17 +146,9 @@ impl Compute {
                 logits.shape()
             );
         }
-        let mut rows: Vec<Option<Vec<f32>>> = logits
-            .to_dtype(DType::F32)?
-            .to_vec2()?
-            .into_iter()
-            .map(Some)
-            .collect();
-        Ok(batch
-            .logits_of
-            .iter()
-            .map(|row| row.and_then(|row| rows[row].take()))
-            .collect())
+        let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let of = |row: &Option<usize>| row.map(|row| logits.get(row)).transpose();
+        batch.logits_of.iter().map(of).collect()
     }
 }
 

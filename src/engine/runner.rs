@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use norma_adapters::SlotTable;
+use rayon::prelude::*;
 
 use super::compute::Compute;
 use super::config::{EngineConfig, EngineError};
@@ -22,6 +23,9 @@ use super::sequence::{Sequence, Submitted};
 use super::stats::EngineStats;
 use crate::model::MedVlm;
 use crate::preprocess::TextTokenizer;
+
+/// So many logits in a step are worth more than one thread.
+const PARALLEL_LOGITS: usize = 1 << 16;
 
 /// An image to encode, and the sequences that wait for it.
 struct Wanted {
@@ -241,12 +245,20 @@ impl Runner {
             .collect();
         let computed = self.compute.forward(&batch);
         self.stats.panics += computed.panics;
+        let mut rows = BTreeMap::new();
         for (work, outcome) in works.iter().zip(computed.outcomes) {
             match outcome {
-                Ok(logits) => self.advance(work, logits.as_deref()),
+                Ok(logits) => {
+                    self.scheduler.computed(work);
+                    if let Some(sequence) = self.sequences.get_mut(&work.id) {
+                        sequence.computed(&work.positions);
+                    }
+                    rows.extend(logits.map(|logits| (work.id, logits)));
+                }
                 Err(error) => self.fail(work.id, error),
             }
         }
+        self.choose(&rows);
         if computed.cache_lost {
             self.compute.replace_cache()?;
             self.scheduler.cache_lost();
@@ -254,34 +266,53 @@ impl Runner {
         Ok(())
     }
 
-    /// Books what a step computed for a sequence; with logits, gives it its next token.
-    fn advance(&mut self, work: &Work, logits: Option<&[f32]>) {
-        let Some(sequence) = self.sequences.get_mut(&work.id) else {
-            return;
-        };
-        self.scheduler.computed(work);
-        sequence.computed(&work.positions);
-        let Some(logits) = logits else { return };
-        if sequence.is_fresh() {
+    /// Gives each of these sequences its next token.
+    fn choose(&mut self, rows: &BTreeMap<SequenceId, Tensor>) {
+        let logits: usize = rows.values().map(Tensor::elem_count).sum();
+        let mut choosing: Vec<(SequenceId, &mut Sequence, &Tensor)> = self
+            .sequences
+            .iter_mut()
+            .filter_map(|(id, sequence)| Some((*id, sequence, rows.get(id)?)))
+            .collect();
+        for (_, sequence, _) in choosing
+            .iter()
+            .filter(|(_, sequence, _)| sequence.is_fresh())
+        {
             self.stats.prompt_tokens += sequence.request.prompt.len() as u64;
         }
         // Whatever is wrong with one answer's text or tokens is its own affair.
-        match catch_unwind(AssertUnwindSafe(|| sequence.choose(logits))) {
-            Ok(Ok(end)) => {
-                self.stats.generated_tokens += 1;
-                match end {
-                    None => {
-                        let key = sequence.name_last_token();
-                        self.scheduler.token_chosen(work.id, key);
-                    }
-                    Some(reason) => self.finish(work.id, reason),
+        let choose = |(id, sequence, row): &mut (SequenceId, &mut Sequence, &Tensor)| {
+            let chosen = catch_unwind(AssertUnwindSafe(|| sequence.choose(row)));
+            (*id, chosen)
+        };
+        let chosen: Vec<_> = if logits < PARALLEL_LOGITS {
+            choosing.iter_mut().map(choose).collect()
+        } else {
+            choosing.par_iter_mut().map(choose).collect()
+        };
+        for (id, outcome) in chosen {
+            match outcome {
+                Ok(Ok(end)) => {
+                    self.stats.generated_tokens += 1;
+                    self.go_on(id, end);
+                }
+                Ok(Err(error)) => self.fail(id, error),
+                Err(_) => {
+                    self.stats.panics += 1;
+                    self.fail(id, RequestError::Panicked);
                 }
             }
-            Ok(Err(error)) => self.fail(work.id, error),
-            Err(_) => {
-                self.stats.panics += 1;
-                self.fail(work.id, RequestError::Panicked);
+        }
+    }
+
+    fn go_on(&mut self, id: SequenceId, end: Option<FinishReason>) {
+        match end {
+            None => {
+                let sequence = self.sequences.get_mut(&id);
+                let key = sequence.and_then(Sequence::name_last_token);
+                self.scheduler.token_chosen(id, key);
             }
+            Some(reason) => self.finish(id, reason),
         }
     }
 

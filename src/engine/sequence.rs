@@ -16,6 +16,7 @@ use super::request::{Event, FinishReason, Finished, Request, RequestError, Timin
 use super::sampler::{Draw, Logits, NotFinite};
 use super::scheduler::{BlockKey, Demand};
 use super::text::{AnswerText, Stops};
+use crate::model::ops::cpu::with_slices;
 use crate::preprocess::{PromptToken, TextTokenizer, TokenizerError};
 
 /// A request on its way to the thread.
@@ -173,8 +174,15 @@ impl Sequence {
         self.prefix.as_mut()?.push(Row::Token(token))
     }
 
-    /// Chooses the next token of these logits and tells the client. Gives the reason if it is the last.
-    pub fn choose(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
+    /// Chooses the next token of a row of logits and tells the client. Gives the reason if it is the last.
+    pub fn choose(&mut self, row: &Tensor) -> Result<Option<FinishReason>, RequestError> {
+        let chosen = with_slices([row], |[row]| Ok(self.choose_of(row)));
+        chosen.map_err(|error| RequestError::Model {
+            message: error.to_string(),
+        })?
+    }
+
+    fn choose_of(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
         let logits = Logits::new(logits)?;
         let index = self.tokens.len();
         let may_end = index >= self.request.min_tokens;
