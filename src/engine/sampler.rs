@@ -88,7 +88,7 @@ impl<'a> Logits<'a> {
 
     /// The `n` likeliest tokens, best first; equal ones by their number.
     pub fn top(&self, n: usize) -> Vec<TopToken> {
-        let best = self.best(n, &[]);
+        let best = self.best(n, 0..self.logits.len() as u32);
         best.into_iter().map(|token| self.token(token)).collect()
     }
 
@@ -105,7 +105,7 @@ impl<'a> Logits<'a> {
         match sampling.top_k {
             None => self.draw_of_all(sampling, forbidden, draw),
             Some(top_k) => {
-                let tokens = self.best(top_k, forbidden);
+                let tokens = self.best(top_k, self.possible(forbidden));
                 let logits: Vec<f32> = tokens.iter().map(|t| self.logits[*t as usize]).collect();
                 let chosen = Logits::new(&logits)?.draw_of_all(sampling, &[], draw)?;
                 Ok(tokens[chosen as usize])
@@ -117,7 +117,8 @@ impl<'a> Logits<'a> {
         let first = self.logits.iter().position(|logit| *logit == self.max);
         let first = first.ok_or(NotFinite)? as u32;
         if forbidden.contains(&first) {
-            return self.best(1, forbidden).pop().ok_or(NotFinite);
+            let next = self.best(1, self.possible(forbidden)).pop();
+            return next.ok_or(NotFinite);
         }
         Ok(first)
     }
@@ -175,13 +176,16 @@ impl<'a> Logits<'a> {
         y.total_cmp(&x).then(a.cmp(&b))
     }
 
-    /// The `n` best tokens that are possible and not `forbidden`, in order.
-    fn best(&self, n: usize, forbidden: &[u32]) -> Vec<u32> {
-        let possible = (0..self.logits.len() as u32).filter(|token| {
+    fn possible(&self, forbidden: &[u32]) -> impl Iterator<Item = u32> {
+        (0..self.logits.len() as u32).filter(|token| {
             self.logits[*token as usize] > f32::NEG_INFINITY && !forbidden.contains(token)
-        });
+        })
+    }
+
+    /// The `n` best of these tokens, which are in ascending order; best first.
+    fn best(&self, n: usize, among: impl Iterator<Item = u32>) -> Vec<u32> {
         if n > FEW {
-            let mut tokens: Vec<u32> = possible.collect();
+            let mut tokens: Vec<u32> = among.collect();
             if n < tokens.len() {
                 tokens.select_nth_unstable_by(n - 1, |a, b| self.order(*a, *b));
                 tokens.truncate(n);
@@ -191,7 +195,7 @@ impl<'a> Logits<'a> {
         }
         // Few are kept in order; nearly every token is worse than the last of them.
         let mut best: Vec<u32> = Vec::with_capacity(n + 1);
-        for token in possible {
+        for token in among {
             let full = best.len() == n;
             if full
                 && best
