@@ -175,13 +175,20 @@ impl Scratch {
         }
         mix(keys, &self.deltas, &mut self.columns);
         turn_back(&self.columns, &[1.0; LANES], dq);
+        let n_rows = queries.iter().filter(|query| !query.is_empty()).count();
+        let (dk, dv) = (&mut segment.dk, &mut segment.dv);
         spread(
             &self.deltas,
-            &queries,
+            &queries[..n_rows],
             dim,
-            &mut segment.dk[elements.clone()],
+            &mut dk[elements.clone()],
         );
-        spread(&self.probabilities, &grads, dim, &mut segment.dv[elements]);
+        spread(
+            &self.probabilities,
+            &grads[..n_rows],
+            dim,
+            &mut dv[elements],
+        );
     }
 }
 
