@@ -30,3 +30,5 @@ mod parity;
 mod pixels;
 mod prompt;
 mod sites;
+mod weights;
+mod weights_self_test;

@@ -5,10 +5,12 @@
 //! else is in the batch.
 
 pub mod attention;
+mod instruction_set;
 pub mod lane_block;
 pub mod lanes;
 pub mod norm;
 pub mod packed;
+mod stored;
 mod tile;
 
 use std::array;
