@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use candle_core::Device;
 use clap::Args;
-use norma::base::{Base, OpenOptions, memory};
+use norma::base::{Base, OpenOptions, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
@@ -29,6 +29,11 @@ pub struct ServeArgs {
     /// Where the model lives: cpu, or cuda:N where this program was built for it.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What weights are held as: f32, bf16, int8 (8.5 bits a weight), or a block type of mistralrs-quant:
+    /// q8_0, q6k, q5k, q5_1, q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB
+    /// in f32, and bf16 above (f32 on a GPU).
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<WeightType>,
     /// Where adapters and their registry are kept.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -163,11 +168,13 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.data_dir).context("--data-dir could not be made")?;
     let limits = args.limits.limits();
     let base = open_base(args)?;
+    let weights = args.weights.unwrap_or_else(|| base.default_weights());
     let name = served_name(args)?;
     println!("base       {name}");
     println!("digest     {}", base.digest());
     println!("sites      {}", sites_line(&base));
-    println!("memory     {}", memory_line(&base, &limits));
+    println!("weights    {weights}");
+    println!("memory     {}", memory_line(&base, weights, &limits));
     let state = Arc::new(State::new(keys, &name)?);
     let options = ServerOptions {
         listen: args.listen,
@@ -192,6 +199,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             name: &name,
             data_dir: &args.data_dir,
             files,
+            weights,
             report_prompt: &args.report_prompt,
             lora_folder: args.lora_folder.as_deref(),
             limits,
@@ -259,7 +267,7 @@ fn sites_line(base: &Base) -> String {
 }
 
 /// What the base, the cache of keys and values and the bank take, beside what the machine has.
-fn memory_line(base: &Base, limits: &Limits) -> String {
+fn memory_line(base: &Base, weights: WeightType, limits: &Limits) -> String {
     let (shape, engine) = (base.outline().shape, limits.engine);
     let kv = (engine.kv_rows * shape.n_layers * shape.kv_width * 2 * 4) as u64;
     let bank = (engine.bank_slots * base.outline().sites.row_len() * 4) as u64;
@@ -267,10 +275,10 @@ fn memory_line(base: &Base, limits: &Limits) -> String {
     let free = memory::available().map_or_else(|| "unknown".to_owned(), megabytes);
     format!(
         "{} weights + {} keys and values + {} bank = {}; free: {free}",
-        megabytes(base.weight_bytes()),
+        megabytes(base.weight_bytes(weights)),
         megabytes(kv),
         megabytes(bank),
-        megabytes(base.weight_bytes() + kv + bank),
+        megabytes(base.weight_bytes(weights) + kv + bank),
     )
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use norma::base::Base;
+use norma::base::{Base, WeightType};
 use norma::engine::{
     Engine, EngineConfig, EngineHandle, Event, FinishReason, Request, RequestAdapter, RequestImage,
     TokenEvent,
@@ -27,7 +27,7 @@ pub fn serve(config: EngineConfig) -> Served {
     let base: Base = golden::open("llama_a");
     let folder: &Path = base.folder();
     let tokenizer = TextTokenizer::from_folder(folder, None).unwrap();
-    let model = base.load_boxed().unwrap();
+    let model = base.load_boxed(WeightType::F32).unwrap();
     let shape = *model.shape();
     let row = base.row().unwrap();
     let adapters = (1..=N_ADAPTERS)

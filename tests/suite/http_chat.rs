@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, WeightType};
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Server, ServerOptions, Service, ServiceOptions, State};
 use serde_json::{Value, json};
@@ -114,6 +114,7 @@ async fn a_base_in_llava_meds_own_layout_is_served_with_its_own_prompt_and_paddi
             vision: Some(&vision),
         },
         report_prompt: "",
+        weights: WeightType::F32,
         lora_folder: None,
         limits: Setup::default().limits,
     };

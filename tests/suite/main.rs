@@ -31,3 +31,5 @@ mod parity;
 mod pixels;
 mod prompt;
 mod sites;
+mod weights;
+mod weights_self_test;

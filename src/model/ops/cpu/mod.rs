@@ -6,12 +6,14 @@
 
 pub mod attention;
 pub mod attention_gradient;
+mod instruction_set;
 mod lane_block;
 pub mod lanes;
 mod lone_rows;
 pub mod norm;
 mod online_softmax;
 pub mod packed;
+mod stored;
 mod tile;
 mod vector;
 
