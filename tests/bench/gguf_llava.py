@@ -68,7 +68,8 @@ def vision_tensors(vision):
     yield "v.class_embd", f"{at}.embeddings.class_embedding", None
     yield "v.patch_embd.weight", f"{at}.embeddings.patch_embedding.weight", None
     yield "v.position_embd.weight", f"{at}.embeddings.position_embedding.weight", None
-    pairs = [("pre_ln", "pre_layrnorm"), ("post_ln", "post_layernorm")]
+    # Not `post_layernorm`: where it is there, llama.cpp applies it, and LLaVA does not.
+    pairs = [("pre_ln", "pre_layrnorm")]
     for layer in range(vision["num_hidden_layers"]):
         to, block = f"blk.{layer}", f"encoder.layers.{layer}"
         pairs += [(f"{to}.ln1", f"{block}.layer_norm1"), (f"{to}.ln2", f"{block}.layer_norm2"),

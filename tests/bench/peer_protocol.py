@@ -20,8 +20,6 @@ import numpy as np
 from PIL import Image
 
 QUESTION = "Is there a pleural effusion on the left side?"
-SIDE = 400  # pixels of an image's side: small enough that decoding it is nothing
-
 
 @dataclass
 class Request:
@@ -46,20 +44,21 @@ class Answer:
     text: str = ""
 
 
-def picture(seed):
-    """A PNG that no cache has seen: grey slopes with noise in them, by seed."""
+def picture(seed, side):
+    """A PNG that no cache has seen: grey slopes with noise in them, by seed. `side`: the tower's own pixels, so that
+    no peer resizes and all see the same."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (8, 8), dtype=np.uint8)
-    image = Image.fromarray(coarse, "L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    noise = random.integers(0, 8, (SIDE, SIDE), dtype=np.uint8)
+    image = Image.fromarray(coarse, "L").resize((side, side), Image.Resampling.BICUBIC)
+    noise = random.integers(0, 8, (side, side), dtype=np.uint8)
     image = Image.fromarray(np.minimum(np.asarray(image), 247) + noise, "L").convert("RGB")
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def question(seed):
-    return Request(QUESTION, picture(seed))
+def question(seed, side):
+    return Request(QUESTION, picture(seed, side))
 
 
 def long_text(seed, words):
@@ -72,16 +71,16 @@ def long_text(seed, words):
 def run_task(peer, task):
     """One figure."""
     seed, tokens = task["seed"], task.get("tokens", 1)
-    kind = task["task"]
+    kind, side = task["task"], task["side"]
     if kind == "first_token":
-        answer = peer.stream([question(seed)], 1)[0]
+        answer = peer.stream([question(seed, side)], 1)[0]
         return {"seconds": answer.pieces[0], "prompt_tokens": answer.prompt_tokens}
     if kind == "decode":
-        answer = peer.stream([question(seed)], tokens)[0]
+        answer = peer.stream([question(seed, side)], tokens)[0]
         check_length(answer, tokens)
         return {"tokens_per_second": (tokens - 1) / (answer.pieces[-1] - answer.pieces[0])}
     if kind == "batch":
-        answers = peer.stream([question(seed + i) for i in range(task["requests"])], tokens)
+        answers = peer.stream([question(seed + i, side) for i in range(task["requests"])], tokens)
         for answer in answers:
             check_length(answer, tokens)
         return batch_rates(answers)
@@ -90,7 +89,7 @@ def run_task(peer, task):
         return {"rows_per_second": answer.prompt_tokens / answer.pieces[0], "rows": answer.prompt_tokens}
     if kind == "greedy":
         words = Request(long_text(seed, 20))
-        return {"image": peer.stream([question(seed)], tokens)[0].text, "words": peer.stream([words], tokens)[0].text}
+        return {"image": peer.stream([question(seed, side)], tokens)[0].text, "words": peer.stream([words], tokens)[0].text}
     raise ValueError(f"unknown task {kind}")
 
 

@@ -178,7 +178,8 @@ def measure(args, found, results):
     for worker in found:
         try:
             results.facts[worker.name] = worker.start(args.timeout)
-            results.greedy[worker.name] = worker.run({"task": "greedy", "seed": args.seed, "tokens": 16}, args.timeout)
+            task = {"task": "greedy", "seed": args.seed, "tokens": 16}
+            results.greedy[worker.name] = worker.run(task | {"side": args.side}, args.timeout)
             say(f"{worker.name}: loaded in {results.facts[worker.name]['load_seconds']:.1f} s")
             alive.append(worker)
         except Failed as reason:
@@ -213,7 +214,7 @@ def turn(args, results, what):
                 for other in args.workers:
                     other.end()
             worker.start(args.timeout)
-        results.keep(worker.name, task, round_index, worker.run(task, args.timeout))
+        results.keep(worker.name, task, round_index, worker.run(task | {"side": args.side}, args.timeout))
     except Failed as reason:
         results.reasons[key] = str(reason)
         say(f"{key}: {reason}")
@@ -264,8 +265,8 @@ def show(args, results, names, table):
         if rows:
             print(unit)
             print_table(rows)
-    print("\nThe first greedy tokens beside those of the first peer that loaded, as characters in common (other programs "
-          "resize images otherwise, or hold keys and values in f16):")
+    print("\nThe first greedy tokens beside those of the first peer that loaded, as characters in common (not all "
+          "crop, round and sum alike):")
     first = next(iter(results.greedy.values()), {})
     for name, texts in results.greedy.items():
         agree = [f"{kind} {len(os.path.commonprefix([first[kind], text]))} of {len(first[kind])}"
@@ -323,6 +324,8 @@ def main():
     parser.add_argument("--json", type=Path, help="where everything measured is written")
     args = parser.parse_args()
     args.checkpoint = args.checkpoint.resolve()
+    pixels = json.loads((args.checkpoint / "preprocessor_config.json").read_text())
+    args.side = pixels["crop_size"]["height"]
     args.transformers_python = args.transformers_python or args.python
     args.gguf = (args.gguf or args.checkpoint.with_name(args.checkpoint.name + "-gguf")).resolve()
     folder = Path(tempfile.mkdtemp(prefix="norma-peers-"))
