@@ -115,7 +115,9 @@ impl Local {
                     ignore_eos: true,
                     ..Request::new(LOCAL_TENANT.into(), prompt, ask.tokens)
                 };
-                collect(begun, self.service.engine().submit(request)?).await
+                let submitted = Instant::now();
+                let answer = self.service.engine().submit(request)?;
+                collect((begun, submitted), answer).await
             }
             Prompt::Film { seed, question } => {
                 let image = ImageFile {
@@ -143,8 +145,9 @@ impl Local {
                     .ask(question)
                     .await
                     .map_err(|error| refused(&error))?;
+                let submitted = Instant::now();
                 let answer = asked.answers.into_iter().next().context("no answer")?;
-                collect(begun, answer).await
+                collect((begun, submitted), answer).await
             }
         }
     }
@@ -178,24 +181,33 @@ pub fn refused(error: &norma::http::ApiError) -> anyhow::Error {
     anyhow::anyhow!("{}", error.message())
 }
 
-async fn collect(begun: Instant, mut answer: Answer) -> anyhow::Result<Timed> {
-    let mut timed = Timed {
-        begun,
-        pieces: Vec::new(),
-        tokens: 0,
-        prompt_rows: 0,
-    };
+/// Waits for an answer. Its times are the engine's own, counted from `submitted`: this task may be
+/// woken late.
+async fn collect(
+    (begun, submitted): (Instant, Instant),
+    mut answer: Answer,
+) -> anyhow::Result<Timed> {
     while let Some(event) = answer.recv().await {
         match event {
-            Event::Token(_) => timed.pieces.push(Instant::now()),
+            Event::Token(_) => {}
             Event::Finished(finished) => {
-                timed.tokens = finished.completion_tokens;
-                timed.prompt_rows = finished.prompt_tokens;
+                let mut at = submitted + finished.timings.first_token.unwrap_or_default();
+                let mut pieces = vec![at];
+                for gap in &finished.timings.inter_token {
+                    at += *gap;
+                    pieces.push(at);
+                }
+                return Ok(Timed {
+                    begun,
+                    pieces,
+                    tokens: finished.completion_tokens,
+                    prompt_rows: finished.prompt_tokens,
+                });
             }
             Event::Failed(error) => bail!("a request failed: {error}"),
         }
     }
-    Ok(timed)
+    bail!("an answer has no end")
 }
 
 /// A folder for one service's data below `root`.
