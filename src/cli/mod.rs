@@ -1,5 +1,6 @@
 //! The sub-commands. Each turns its arguments into one call of the library.
 
+mod bench;
 mod demo;
 mod key;
 mod serve;
@@ -25,6 +26,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Show the main job with an embedded base and adapters, no download.
     Demo(demo::DemoArgs),
+    /// Measure this machine, an engine and a server.
+    Bench(Box<bench::BenchArgs>),
     /// Make API keys.
     Key(key::KeyArgs),
 }
@@ -51,6 +54,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Key(args) => key::run(args),
     }
 }

@@ -4,7 +4,7 @@
 //! under several adapters at once, an adapter published while answers stream, the cost of mixing. Everything
 //! goes through the same HTTP as a client's requests. Phantom films, not a diagnosis.
 
-mod bundle;
+pub mod bundle;
 mod client;
 mod live;
 mod side_by_side;

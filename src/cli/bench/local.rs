@@ -1,0 +1,218 @@
+//! An engine in this process with everything around it: a service, a data folder of its own, and a server
+//! for what only HTTP can show.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use norma::base::Base;
+use norma::engine::{Answer, EngineConfig, Event, Request, RequestAdapter};
+use norma::http::choice::ModelChoice;
+use norma::http::inputs::InputFiles;
+use norma::http::keys::LOCAL_TENANT;
+use norma::http::question::{ImageFile, Options, Question};
+use norma::http::{Limits, Service, ServiceOptions};
+use norma::preprocess::{ContentPart, Message, PromptToken};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::adapters::{self, Maker};
+use super::film;
+use super::target::{Ask, Prompt, Timed};
+
+/// See the module. Clones share it.
+#[derive(Clone)]
+pub struct Local {
+    service: Arc<Service>,
+    maker: Arc<Maker>,
+    /// Tokens from which prompts of words are drawn.
+    vocab: u32,
+}
+
+/// What a service of a benchmark is given.
+pub struct Setup<'a> {
+    /// The base.
+    pub base: &'a Base,
+    /// Where its data lie.
+    pub data_dir: &'a Path,
+    /// Where its tokenizer lies, if not with the base.
+    pub tokenizer: Option<&'a Path>,
+    /// Adapters, `bench-0` and so on, that it has from the beginning.
+    pub adapters: u64,
+    /// Slots of the bank, the base's included.
+    pub bank_slots: usize,
+    /// Adapters whose values are kept in memory.
+    pub cached: usize,
+}
+
+impl Local {
+    /// The base's name.
+    pub const NAME: &'static str = "base";
+    /// The least token that a prompt of words has: those below are special in most vocabularies.
+    const FIRST_TOKEN: u32 = 8;
+
+    /// Fills the data folder and loads the base. Blocks.
+    pub fn open(setup: &Setup) -> anyhow::Result<Self> {
+        let base = setup.base;
+        adapters::fill(base, setup.data_dir, setup.adapters)?;
+        let shape = base.outline().shape;
+        let engine = EngineConfig {
+            max_sequences: 64,
+            kv_rows: 64 * shape.max_positions.min(1024),
+            bank_slots: setup.bank_slots,
+            ..EngineConfig::default()
+        };
+        let row_bytes = base.outline().sites.row_len() * size_of::<f32>();
+        let limits = Limits {
+            engine,
+            adapter_cache_bytes: setup.cached * row_bytes,
+            request_timeout: Duration::from_secs(3600),
+            ..Limits::default()
+        };
+        let options = ServiceOptions {
+            name: Self::NAME,
+            data_dir: setup.data_dir,
+            files: InputFiles {
+                tokenizer: setup.tokenizer,
+                vision: None,
+            },
+            report_prompt: "Write a report of this image.",
+            lora_folder: None,
+            limits,
+        };
+        Ok(Self {
+            service: Arc::new(Service::open(base, &options)?),
+            maker: Arc::new(Maker::new(base)?),
+            vocab: shape.vocab_size as u32,
+        })
+    }
+
+    /// The service.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// Makes adapters for its base.
+    pub fn maker(&self) -> &Maker {
+        &self.maker
+    }
+
+    /// Asks the engine and waits for the whole answer.
+    pub async fn ask(&self, ask: Ask) -> anyhow::Result<Timed> {
+        match ask.prompt {
+            Prompt::Words { rows, seed } => {
+                let prompt = self.words(rows, seed);
+                let (this, model) = (self.clone(), ask.model);
+                let begun = Instant::now();
+                let adapter = if model == Self::NAME {
+                    None
+                } else {
+                    Some(tokio::task::spawn_blocking(move || this.adapter(&model)).await??)
+                };
+                let request = Request {
+                    adapter,
+                    ignore_eos: true,
+                    ..Request::new(LOCAL_TENANT.into(), prompt, ask.tokens)
+                };
+                let submitted = Instant::now();
+                let answer = self.service.engine().submit(request)?;
+                collect((begun, submitted), answer).await
+            }
+            Prompt::Film { seed, question } => {
+                let image = ImageFile {
+                    param: "image".into(),
+                    bytes: film::png(seed)?,
+                };
+                let text = ContentPart::Text(question.into());
+                let question = Question {
+                    tenant: LOCAL_TENANT.into(),
+                    choice: ModelChoice {
+                        model: ask.model,
+                        adapter: None,
+                        generation: None,
+                    },
+                    messages: vec![Message::user(vec![ContentPart::Image, text])],
+                    images: vec![image],
+                    options: Options {
+                        ignore_eos: true,
+                        ..Options::greedy(Some(ask.tokens))
+                    },
+                };
+                let begun = Instant::now();
+                let asked = self
+                    .service
+                    .ask(question)
+                    .await
+                    .map_err(|error| refused(&error))?;
+                let submitted = Instant::now();
+                let answer = asked.answers.into_iter().next().context("no answer")?;
+                collect((begun, submitted), answer).await
+            }
+        }
+    }
+
+    fn words(&self, rows: usize, seed: u64) -> Vec<PromptToken> {
+        let mut random = StdRng::seed_from_u64(seed);
+        let draw = |_| PromptToken::Text(random.random_range(Self::FIRST_TOKEN..self.vocab));
+        (0..rows).map(draw).collect()
+    }
+
+    /// The adapter of an alias as a request carries it. Blocks where it has to be read.
+    fn adapter(&self, model: &str) -> anyhow::Result<RequestAdapter> {
+        let generation = self
+            .service
+            .registry()
+            .resolve(LOCAL_TENANT, model)
+            .with_context(|| format!("there is no alias `{model}`"))?;
+        let loaded = self
+            .service
+            .load(LOCAL_TENANT, &generation, Some(model))
+            .map_err(|error| refused(&error))?;
+        Ok(RequestAdapter {
+            generation,
+            values: loaded.values.clone(),
+        })
+    }
+}
+
+/// What the service's error says.
+pub fn refused(error: &norma::http::ApiError) -> anyhow::Error {
+    anyhow::anyhow!("{}", error.message())
+}
+
+/// Waits for an answer. Its times are the engine's own, counted from `submitted`: this task may be
+/// woken late.
+async fn collect(
+    (begun, submitted): (Instant, Instant),
+    mut answer: Answer,
+) -> anyhow::Result<Timed> {
+    while let Some(event) = answer.recv().await {
+        match event {
+            Event::Token(_) => {}
+            Event::Finished(finished) => {
+                let mut at = submitted + finished.timings.first_token.unwrap_or_default();
+                let mut pieces = vec![at];
+                for gap in &finished.timings.inter_token {
+                    at += *gap;
+                    pieces.push(at);
+                }
+                return Ok(Timed {
+                    begun,
+                    pieces,
+                    tokens: finished.completion_tokens,
+                    prompt_rows: finished.prompt_tokens,
+                });
+            }
+            Event::Failed(error) => bail!("a request failed: {error}"),
+        }
+    }
+    bail!("an answer has no end")
+}
+
+/// A folder for one service's data below `root`.
+pub fn data_dir(root: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let folder = root.join(name);
+    std::fs::create_dir_all(&folder).context("a data folder could not be made")?;
+    Ok(folder)
+}

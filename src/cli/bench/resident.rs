@@ -1,0 +1,97 @@
+//! Many adapters resident in the bank: what they take, and whether they slow anybody down.
+//!
+//! A second service is opened beside the first, its bank filled with adapters, and the same load over the
+//! first sixteen of them is run on both in turns.
+
+use std::path::Path;
+
+use anyhow::Context;
+use norma::base::{Base, memory};
+use serde::Serialize;
+
+use super::load::{self, Load, seeds};
+use super::local::{self, Local, Setup};
+use super::stats::PairedRatio;
+use super::target::{Ask, Prompt, Target};
+
+/// So many resident adapters beside few.
+#[derive(Clone, Debug, Serialize)]
+pub struct Resident {
+    /// Adapters in the bank.
+    pub adapters: u64,
+    /// Bank slots that were filled to get there, as the engine counts them.
+    pub slots_filled: u64,
+    /// Tokens a second of the load with this bank over the same with a bank that holds the load's alone.
+    pub throughput: PairedRatio,
+    /// Bytes of one row of the bank.
+    pub row_bytes: usize,
+    /// Bytes by which the process grew for each adapter that became resident, beside its row of the bank.
+    pub host_bytes_per_adapter: f64,
+    /// Both together over one row.
+    pub rows_per_adapter: f64,
+}
+
+/// Measures with `adapters` in the bank. `few`: the service that has few. `None` where the machine has no
+/// room for a second base.
+pub async fn measure(
+    (base, folder): (&Base, &Path),
+    few: &Local,
+    adapters: u64,
+    (load, pairs): (&Load, usize),
+) -> anyhow::Result<Option<Resident>> {
+    let row_bytes = few.maker().row_len() * size_of::<f32>();
+    let need = base.weight_bytes() + 3 * adapters * row_bytes as u64;
+    if memory::available().is_some_and(|free| free / 2 < need) {
+        return Ok(None);
+    }
+    let data_dir = local::data_dir(folder, &format!("resident-{adapters}"))?;
+    let many = tokio::task::block_in_place(|| {
+        Local::open(&Setup {
+            base,
+            data_dir: &data_dir,
+            tokenizer: None,
+            adapters,
+            bank_slots: adapters as usize + 1,
+            cached: adapters as usize + 1,
+        })
+    })?;
+    let target = Target::Local(many.clone());
+    // The load warms buffers and the first sixteen adapters before the process's size is looked at.
+    load::run(&target, load).await?;
+    let filled = || many.service().engine().stats().slots_filled;
+    let (before, first) = (resident_bytes()?, filled());
+    for seed in 0..adapters {
+        let ask = Ask {
+            model: format!("bench-{seed}"),
+            prompt: Prompt::Words {
+                rows: 2,
+                seed: seeds::take(1),
+            },
+            tokens: 1,
+        };
+        target.ask(ask).await?;
+    }
+    let grown = resident_bytes()?.saturating_sub(before) as f64;
+    let host_bytes_per_adapter = grown / (filled() - first).max(1) as f64;
+    let slots_filled = filled();
+    let few = Target::Local(few.clone());
+    let throughput = load::paired((&target, load), (&few, load), pairs).await?;
+    Ok(Some(Resident {
+        adapters,
+        slots_filled,
+        throughput,
+        row_bytes,
+        host_bytes_per_adapter,
+        rows_per_adapter: 1.0 + host_bytes_per_adapter / row_bytes as f64,
+    }))
+}
+
+/// Bytes of this process that are in memory.
+pub fn resident_bytes() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")
+        .context("this system does not tell a process's size")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    let kilobytes: u64 = kilobytes.context("this system does not tell a process's size")?;
+    Ok(kilobytes * 1024)
+}
