@@ -118,8 +118,8 @@ fn check_expected(
         .with_present(present))
 }
 
-/// Asks the adapter its own self-test.
-fn replay(service: &Service, tenant: &Arc<str>, adapter: &Adapter) -> Result<(), ApiError> {
+/// Asks the adapter its own self-test. Blocks.
+pub fn replay(service: &Service, tenant: &Arc<str>, adapter: &Adapter) -> Result<(), ApiError> {
     let test = &adapter.manifest.self_test;
     let inputs = service.inputs();
     let content = vec![ContentPart::Image, ContentPart::Text(test.prompt.clone())];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use norma::base::Base;
+use norma::base::{Base, WeightType};
 use norma::engine::{Answer, EngineConfig, Event, Request, RequestAdapter};
 use norma::http::choice::ModelChoice;
 use norma::http::inputs::InputFiles;
@@ -40,6 +40,8 @@ pub struct Setup<'a> {
     pub tokenizer: Option<&'a Path>,
     /// Adapters, `bench-0` and so on, that it has from the beginning.
     pub adapters: u64,
+    /// What its weights are held as.
+    pub weights: WeightType,
     /// Slots of the bank, the base's included.
     pub bank_slots: usize,
     /// Adapters whose values are kept in memory.
@@ -79,6 +81,7 @@ impl Local {
             },
             report_prompt: "Write a report of this image.",
             lora_folder: None,
+            weights: setup.weights,
             limits,
         };
         Ok(Self {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use norma::base::{Base, memory};
+use norma::base::{Base, WeightType, memory};
 use serde::Serialize;
 
 use super::load::{self, Load, seeds};
@@ -34,13 +34,13 @@ pub struct Resident {
 /// Measures with `adapters` in the bank. `few`: the service that has few. `None` where the machine has no
 /// room for a second base.
 pub async fn measure(
-    (base, folder): (&Base, &Path),
+    (base, weights, folder): (&Base, WeightType, &Path),
     few: &Local,
     adapters: u64,
     (load, pairs): (&Load, usize),
 ) -> anyhow::Result<Option<Resident>> {
     let row_bytes = few.maker().row_len() * size_of::<f32>();
-    let need = base.weight_bytes() + 3 * adapters * row_bytes as u64;
+    let need = base.weight_bytes(weights) + 3 * adapters * row_bytes as u64;
     if memory::available().is_some_and(|free| free / 2 < need) {
         return Ok(None);
     }
@@ -48,6 +48,7 @@ pub async fn measure(
     let many = tokio::task::block_in_place(|| {
         Local::open(&Setup {
             base,
+            weights,
             data_dir: &data_dir,
             tokenizer: None,
             adapters,
