@@ -27,7 +27,7 @@ mod handle;
 mod prefix;
 mod request;
 mod runner;
-mod sampler;
+pub mod sampler;
 mod scheduler;
 mod sequence;
 mod stats;
