@@ -58,8 +58,8 @@ pub async fn measure(
     let target = Target::Local(many.clone());
     // The load warms buffers and the first sixteen adapters before the process's size is looked at.
     load::run(&target, load).await?;
-    let filled = || many.service().engine().stats().slots_filled;
-    let (before, first) = (resident_bytes()?, filled());
+    let first = many.settled().await?;
+    let before = resident_bytes()?;
     for seed in 0..adapters {
         let ask = Ask {
             model: format!("bench-{seed}"),
@@ -72,8 +72,10 @@ pub async fn measure(
         target.ask(ask).await?;
     }
     let grown = resident_bytes()?.saturating_sub(before) as f64;
-    let host_bytes_per_adapter = grown / (filled() - first).max(1) as f64;
-    let slots_filled = filled();
+    let last = many.settled().await?;
+    let slots_filled = last.slots_filled;
+    let new = (slots_filled - first.slots_filled).max(1);
+    let host_bytes_per_adapter = grown / new as f64;
     let few = Target::Local(few.clone());
     let throughput = load::paired((&target, load), (&few, load), pairs).await?;
     Ok(Some(Resident {
