@@ -31,18 +31,29 @@ pub struct Resident {
     pub rows_per_adapter: f64,
 }
 
-/// Measures with `adapters` in the bank. `few`: the service that has few. `None` where the machine has no
-/// room for a second base.
+/// Bytes of adapters that a run may leave on the disk for a while.
+const MOST_ON_DISK: u64 = 1 << 30;
+
+/// Measures with `adapters` in the bank. `few`: the service that has few. Where there is no room for them or
+/// for a second base, says so.
 pub async fn measure(
     (base, folder): (&Base, &Path),
     few: &Local,
     adapters: u64,
     (load, pairs): (&Load, usize),
-) -> anyhow::Result<Option<Resident>> {
+) -> anyhow::Result<Result<Resident, String>> {
     let row_bytes = few.maker().row_len() * size_of::<f32>();
     let need = base.weight_bytes() + 3 * adapters * row_bytes as u64;
     if memory::available().is_some_and(|free| free / 2 < need) {
-        return Ok(None);
+        let reason = "there is no memory for a second base with them";
+        return Ok(Err(format!("{adapters} resident adapters: {reason}")));
+    }
+    let on_disk = adapters * row_bytes as u64;
+    if on_disk > MOST_ON_DISK {
+        let megabytes = on_disk >> 20;
+        return Ok(Err(format!(
+            "{adapters} resident adapters: their files would take {megabytes} MB"
+        )));
     }
     let data_dir = local::data_dir(folder, &format!("resident-{adapters}"))?;
     let many = tokio::task::block_in_place(|| {
@@ -78,7 +89,7 @@ pub async fn measure(
     let host_bytes_per_adapter = grown / new as f64;
     let few = Target::Local(few.clone());
     let throughput = load::paired((&target, load), (&few, load), pairs).await?;
-    Ok(Some(Resident {
+    Ok(Ok(Resident {
         adapters,
         slots_filled,
         throughput,

@@ -78,10 +78,8 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
         let pairs = (&load, plan.pairs);
         let place = (&base, folder.path());
         match resident::measure(place, &main, adapters, pairs).await? {
-            Some(figures) => report.resident.push(figures),
-            None => report.not_measured.push(format!(
-                "{adapters} resident adapters: there is no memory for a second base"
-            )),
+            Ok(figures) => report.resident.push(figures),
+            Err(reason) => report.not_measured.push(reason),
         }
     }
     step("adapters in the registry");
