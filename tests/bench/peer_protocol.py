@@ -162,7 +162,7 @@ def at_once(calls):
 def post_stream(address, path, body):
     """Sends JSON and yields (seconds, event) for each server-sent event; the event is parsed after its time is taken."""
     host, port = address
-    connection = http.client.HTTPConnection(host, port, timeout=600)
+    connection = http.client.HTTPConnection(host, port, timeout=86400)
     begun = time.perf_counter()
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use norma::base::{Base, WeightType};
-use norma::engine::{Answer, EngineConfig, Event, Request, RequestAdapter};
+use norma::engine::{Answer, EngineConfig, EngineStats, Event, Request, RequestAdapter};
 use norma::http::choice::ModelChoice;
 use norma::http::inputs::InputFiles;
 use norma::http::keys::LOCAL_TENANT;
@@ -28,6 +29,8 @@ pub struct Local {
     maker: Arc<Maker>,
     /// Tokens from which prompts of words are drawn.
     vocab: u32,
+    /// Requests so far.
+    asked: Arc<AtomicU64>,
 }
 
 /// What a service of a benchmark is given.
@@ -88,6 +91,7 @@ impl Local {
             service: Arc::new(Service::open(base, &options)?),
             maker: Arc::new(Maker::new(base)?),
             vocab: shape.vocab_size as u32,
+            asked: Arc::default(),
         })
     }
 
@@ -101,8 +105,30 @@ impl Local {
         &self.maker
     }
 
+    /// Counts a request that the engine will book once it is finished.
+    pub fn count_request(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The engine's numbers once it has booked every counted request, which it does after their last token.
+    pub async fn settled(&self) -> anyhow::Result<EngineStats> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let (begun, asked) = (Instant::now(), self.asked.load(Ordering::Relaxed));
+        loop {
+            let stats = self.service.engine().stats();
+            if stats.finished.total() >= asked {
+                return Ok(stats);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("the engine has not booked what it finished");
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Asks the engine and waits for the whole answer.
     pub async fn ask(&self, ask: Ask) -> anyhow::Result<Timed> {
+        self.count_request();
         match ask.prompt {
             Prompt::Words { rows, seed } => {
                 let prompt = self.words(rows, seed);

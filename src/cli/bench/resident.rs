@@ -31,18 +31,29 @@ pub struct Resident {
     pub rows_per_adapter: f64,
 }
 
-/// Measures with `adapters` in the bank. `few`: the service that has few. `None` where the machine has no
-/// room for a second base.
+/// Bytes of adapters that a run may leave on the disk for a while.
+const MOST_ON_DISK: u64 = 1 << 30;
+
+/// Measures with `adapters` in the bank. `few`: the service that has few. Where there is no room for them or
+/// for a second base, says so.
 pub async fn measure(
     (base, weights, folder): (&Base, WeightType, &Path),
     few: &Local,
     adapters: u64,
     (load, pairs): (&Load, usize),
-) -> anyhow::Result<Option<Resident>> {
+) -> anyhow::Result<Result<Resident, String>> {
     let row_bytes = few.maker().row_len() * size_of::<f32>();
     let need = base.weight_bytes(weights) + 3 * adapters * row_bytes as u64;
     if memory::available().is_some_and(|free| free / 2 < need) {
-        return Ok(None);
+        let reason = "there is no memory for a second base with them";
+        return Ok(Err(format!("{adapters} resident adapters: {reason}")));
+    }
+    let on_disk = adapters * row_bytes as u64;
+    if on_disk > MOST_ON_DISK {
+        let megabytes = on_disk >> 20;
+        return Ok(Err(format!(
+            "{adapters} resident adapters: their files would take {megabytes} MB"
+        )));
     }
     let data_dir = local::data_dir(folder, &format!("resident-{adapters}"))?;
     let many = tokio::task::block_in_place(|| {
@@ -59,8 +70,8 @@ pub async fn measure(
     let target = Target::Local(many.clone());
     // The load warms buffers and the first sixteen adapters before the process's size is looked at.
     load::run(&target, load).await?;
-    let filled = || many.service().engine().stats().slots_filled;
-    let (before, first) = (resident_bytes()?, filled());
+    let first = many.settled().await?;
+    let before = resident_bytes()?;
     for seed in 0..adapters {
         let ask = Ask {
             model: format!("bench-{seed}"),
@@ -73,11 +84,13 @@ pub async fn measure(
         target.ask(ask).await?;
     }
     let grown = resident_bytes()?.saturating_sub(before) as f64;
-    let host_bytes_per_adapter = grown / (filled() - first).max(1) as f64;
-    let slots_filled = filled();
+    let last = many.settled().await?;
+    let slots_filled = last.slots_filled;
+    let new = (slots_filled - first.slots_filled).max(1);
+    let host_bytes_per_adapter = grown / new as f64;
     let few = Target::Local(few.clone());
     let throughput = load::paired((&target, load), (&few, load), pairs).await?;
-    Ok(Some(Resident {
+    Ok(Ok(Resident {
         adapters,
         slots_filled,
         throughput,

@@ -41,7 +41,6 @@ pub struct BringingBack {
 /// Measures, nothing else running.
 pub async fn measure(local: &Local, sizes: Sizes, rounds: u64) -> anyhow::Result<BringingBack> {
     let target = Target::Local(local.clone());
-    let filled = || local.service().engine().stats().slots_filled;
     let over_slots = u64::midpoint(sizes.slots, sizes.cached);
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for (times, adapters) in times.iter_mut().zip([1, over_slots, sizes.registered]) {
@@ -49,17 +48,17 @@ pub async fn measure(local: &Local, sizes: Sizes, rounds: u64) -> anyhow::Result
         for turn in 0..adapters {
             target.ask(ask(turn)).await?;
         }
-        let (before, turns) = (filled(), rounds.max(20));
+        let before = local.settled().await?;
+        let turns = rounds.max(20);
         for turn in 0..turns {
-            times.push(
-                target
-                    .ask(ask(turn % adapters))
-                    .await?
-                    .first()
-                    .as_secs_f64(),
-            );
+            let answer = target.ask(ask(turn % adapters)).await?;
+            times.push(answer.first().as_secs_f64());
         }
-        let (got, want) = (filled() - before, if adapters == 1 { 0 } else { turns });
+        let after = local.settled().await?;
+        let (got, want) = (
+            after.slots_filled - before.slots_filled,
+            if adapters == 1 { 0 } else { turns },
+        );
         ensure!(
             got == want,
             "{want} slots should have been filled, the engine filled {got}"

@@ -75,7 +75,7 @@ impl PairedRatio {
 }
 
 /// The 97.5 % quantile of Student's distribution: the first ones from its table, then the series of
-/// Abramowitz and Stegun 26.7.5, which is exact to three digits from there on.
+/// Abramowitz and Stegun 26.7.5, which is good to three digits from there on.
 fn student(freedom: usize) -> f64 {
     const FIRST: [f64; 6] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447];
     if let Some(quantile) = FIRST.get(freedom - 1) {
@@ -84,7 +84,8 @@ fn student(freedom: usize) -> f64 {
     let (z, n) = (1.959_964_f64, freedom as f64);
     let first = (z.powi(3) + z) / 4.0;
     let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
-    z + first / n + second / (n * n)
+    let third = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
+    z + first / n + second / n.powi(2) + third / n.powi(3)
 }
 
 #[cfg(test)]

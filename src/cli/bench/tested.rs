@@ -57,6 +57,7 @@ pub fn play(
         top_logits: self_test::top_logits(test),
         ..Request::new(LOCAL_TENANT.into(), prompt, test.tokens.len())
     };
+    local.count_request();
     let mut answer = local.service().engine().submit(request)?;
     let mut steps = Vec::new();
     while let Some(event) = answer.blocking_recv() {
