@@ -11,20 +11,23 @@
 //!
 //! This file lays weights out and shares the work; [`super::tile`] does it.
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::stored::RUN;
 pub use super::stored::Stored;
-use super::tile::{COLUMNS, Edge, GROUP, Operand, Output, PANEL, Panel, Panels, multiply};
+use super::tile::{COLUMNS, Edge, GROUP, Operand, Output, PANEL, Panel, Panels, multiply, widen};
 
 /// Inputs of one pass: a group's share of them stays in the second-level cache for all rows.
 const BLOCK: usize = 512;
 /// Rows of one task, where there are more tasks than column groups alone would give.
 const ROWS: usize = 192;
 /// Multiplications below which a second thread costs more than it brings.
-const SERIAL: usize = 1 << 16;
-/// Rows from which on a block is widened once for all of them.
-const MANY: usize = 8;
+const SERIAL: usize = 1 << 17;
+/// Multiplications from which on work is cut finer than into one piece a thread.
+const LARGE: usize = 1 << 25;
 
 /// A weight `[n_out, n_in]` in panels.
 #[derive(Clone)]
@@ -120,7 +123,7 @@ impl<W: Stored> Packed<W> {
     }
 
     /// Some inputs (from a multiple of `RUN` on) of a group's panels.
-    fn block(&self, group: usize, inputs: &std::ops::Range<usize>) -> Panels<'_, W> {
+    fn block(&self, group: usize, inputs: &Range<usize>) -> Panels<'_, W> {
         let n_runs = runs::<W>(self.n_in);
         std::array::from_fn(|p| {
             let panel = group * GROUP + p;
@@ -142,7 +145,6 @@ impl<W: Stored> Packed<W> {
         let n_groups = self.n_out.div_ceil(COLUMNS);
         let width = self.n_out;
         split(rows, n_groups, (self.n_in, width), |group, rows, out| {
-            let mut scratch = Vec::new();
             for first in (0..self.n_in).step_by(BLOCK) {
                 let inputs = first..(first + BLOCK).min(self.n_in);
                 let a = Operand {
@@ -157,8 +159,13 @@ impl<W: Stored> Packed<W> {
                 };
                 let block = self.block(group, &inputs);
                 // Many rows: widen once for all of them. The values are the same either way.
-                if !W::IS_F32 && rows.len() > MANY {
-                    multiply(a, widen(&block, &mut scratch), edge, &rows, out);
+                if rows.len() >= W::MANY {
+                    with_scratch(|scratch| {
+                        for (panel, to) in block.iter().zip(scratch.chunks_exact_mut(BLOCK)) {
+                            widen(*panel, &mut to[..inputs.len()]);
+                        }
+                        multiply(a, f32_panels(scratch, inputs.len()), edge, &rows, out);
+                    });
                 } else {
                     multiply(a, block, edge, &rows, out);
                 }
@@ -177,24 +184,21 @@ impl<W: Stored> Packed<W> {
             (self.n_out, self.n_in),
             |group, rows, out| {
                 let columns = group * COLUMNS..((group + 1) * COLUMNS).min(self.n_in);
-                let mut tile = vec![[0f32; PANEL]; GROUP * BLOCK];
                 for first in (0..self.n_out).step_by(BLOCK) {
                     let outputs = first..(first + BLOCK).min(self.n_out);
-                    self.transpose(&columns, &outputs, &mut tile);
                     let a = Operand {
                         data: y,
                         stride: self.n_out,
                         first,
                     };
-                    let block = std::array::from_fn(|p| Panel {
-                        rows: &tile[p * BLOCK..][..outputs.len()],
-                        scales: &[],
-                    });
                     let edge = Edge {
                         first: first == 0,
                         bias: None,
                     };
-                    multiply::<f32>(a, block, edge, &rows, out);
+                    with_scratch(|tile| {
+                        self.transpose(&columns, &outputs, tile);
+                        multiply(a, f32_panels(tile, outputs.len()), edge, &rows, out);
+                    });
                 }
             },
         )
@@ -202,12 +206,7 @@ impl<W: Stored> Packed<W> {
 
     /// Writes the weights between some inputs and some outputs as panels of inputs: `tile` is
     /// `[GROUP, BLOCK, PANEL]`.
-    fn transpose(
-        &self,
-        inputs: &std::ops::Range<usize>,
-        outputs: &std::ops::Range<usize>,
-        tile: &mut [[f32; PANEL]],
-    ) {
+    fn transpose(&self, inputs: &Range<usize>, outputs: &Range<usize>, tile: &mut [[f32; PANEL]]) {
         for (i, input) in inputs.clone().enumerate() {
             let (to, lane) = (i / PANEL, i % PANEL);
             for (n, output) in outputs.clone().enumerate().step_by(PANEL) {
@@ -232,24 +231,22 @@ fn runs<W: Stored>(n_in: usize) -> usize {
     if W::SCALED { n_in.div_ceil(RUN) } else { 0 }
 }
 
-/// A block's values in f32.
-fn widen<'a, W: Stored>(block: &Panels<W>, scratch: &'a mut Vec<[f32; PANEL]>) -> Panels<'a, f32> {
-    scratch.clear();
-    for panel in block {
-        for (run, rows) in panel.rows.chunks(RUN).enumerate() {
-            let scales = panel.scales.get(run).copied().unwrap_or([1.0; PANEL]);
-            scratch.extend(rows.iter().map(|row| {
-                let mut values = [0f32; PANEL];
-                for ((value, stored), scale) in values.iter_mut().zip(row).zip(scales) {
-                    *value = stored.widen(scale);
-                }
-                values
-            }));
-        }
-    }
-    let n = block[0].rows.len();
+thread_local! {
+    /// A block in f32. Kept, because a place of this size is costly to get from the system every time.
+    static SCRATCH: RefCell<Vec<[f32; PANEL]>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_scratch(then: impl FnOnce(&mut [[f32; PANEL]])) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(GROUP * BLOCK, [0.0; PANEL]);
+        then(scratch);
+    });
+}
+
+/// The first `n` rows of each panel of a block in f32.
+fn f32_panels(scratch: &[[f32; PANEL]], n: usize) -> Panels<'_, f32> {
     std::array::from_fn(|p| Panel {
-        rows: &scratch[p * n..][..n],
+        rows: &scratch[p * BLOCK..][..n],
         scales: &[],
     })
 }
@@ -260,38 +257,45 @@ fn split(
     rows: usize,
     n_groups: usize,
     (depth, width): (usize, usize),
-    task: impl Fn(usize, std::ops::Range<usize>, Output) + Sync,
+    task: impl Fn(usize, Range<usize>, Output) + Sync,
 ) -> Vec<f32> {
     let mut out = vec![0f32; rows * width];
-    let output = |group: usize, out: *mut f32| Output {
-        data: out,
-        stride: width,
-        first: group * COLUMNS,
-        n_columns: COLUMNS.min(width - group * COLUMNS),
+    let work = rows * depth * width;
+    let n_threads = rayon::current_num_threads();
+    let (chunk, n_pieces) = match work {
+        0..SERIAL => (rows.max(1), 1),
+        // Each thread one run of groups: weights are read in one go, and threads meet once.
+        SERIAL..LARGE => (rows.max(1), n_threads),
+        // Threads that are held up give work away.
+        _ if n_groups >= 4 * n_threads => (rows.max(1), 4 * n_threads),
+        _ => (ROWS, 4 * n_threads),
     };
-    if rows * depth * width < SERIAL {
-        for group in 0..n_groups {
-            task(group, 0..rows, output(group, out.as_mut_ptr()));
-        }
-        return out;
-    }
-    let chunk = if n_groups >= 2 * rayon::current_num_threads() {
-        rows.max(1)
-    } else {
-        ROWS
-    };
-    let tasks: Vec<(usize, usize)> = (0..n_groups)
-        .flat_map(|group| (0..rows).step_by(chunk).map(move |first| (group, first)))
-        .collect();
+    let n_chunks = rows.div_ceil(chunk);
     let shared = SharedOutput(out.as_mut_ptr());
-    tasks.into_par_iter().for_each(|(group, first)| {
-        task(
-            group,
-            first..(first + chunk).min(rows),
-            output(group, shared.pointer()),
-        );
+    pieces(0..n_groups * n_chunks, n_pieces, &|at| {
+        let (group, first) = (at / n_chunks, at % n_chunks * chunk);
+        let out = Output {
+            data: shared.pointer(),
+            stride: width,
+            first: group * COLUMNS,
+            n_columns: COLUMNS.min(width - group * COLUMNS),
+        };
+        task(group, first..(first + chunk).min(rows), out);
     });
     out
+}
+
+/// Calls `task` with all numbers of a range, cut into `n` pieces of about the same length that threads may
+/// share.
+fn pieces(range: Range<usize>, n: usize, task: &(impl Fn(usize) + Sync)) {
+    if n <= 1 || range.len() <= 1 {
+        return range.for_each(task);
+    }
+    let middle = range.start + range.len() * (n / 2) / n;
+    rayon::join(
+        || pieces(range.start..middle, n / 2, task),
+        || pieces(middle..range.end, n - n / 2, task),
+    );
 }
 
 /// The result's memory, which all tasks write: each its own rows and columns.

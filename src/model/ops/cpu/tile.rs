@@ -17,6 +17,9 @@ pub const GROUP: usize = 4;
 /// Columns of a group.
 pub const COLUMNS: usize = GROUP * PANEL;
 
+/// Bytes of a panel that are asked for before they are needed.
+const AHEAD: usize = 4096;
+
 /// The left side of a product: rows of `stride` values, of which those from `first` on are used.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
@@ -103,13 +106,53 @@ pub fn multiply<W: Stored>(
     }
 }
 
+/// Writes a panel's values in f32, one row an input.
+#[expect(unsafe_code, reason = "functions compiled for an instruction set")]
+pub fn widen<W: Stored>(panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    match Machine::here() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token says that the machine has AVX-512F.
+        Machine::Avx512(isa) => unsafe { widen_avx512(isa, panel, to) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token says that the machine has AVX2 and FMA.
+        Machine::Avx2(isa) => unsafe { widen_avx2(isa, panel, to) },
+        Machine::Portable(isa) => widen_with(isa, panel, to),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn widen_avx512<W: Stored>(isa: Avx512, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    widen_with(isa, panel, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn widen_avx2<W: Stored>(isa: Avx2, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    widen_with(isa, panel, to);
+}
+
+#[inline(always)]
+fn widen_with<W: Stored, I: InstructionSet>(isa: I, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    for (run, (rows, to)) in panel.rows.chunks(RUN).zip(to.chunks_mut(RUN)).enumerate() {
+        let scale = match panel.scales.get(run) {
+            Some(scales) => isa.load(scales),
+            None => isa.splat(1.0),
+        };
+        for (row, to) in rows.iter().zip(to) {
+            isa.store(W::load(isa, row, scale), to);
+        }
+    }
+}
+
 /// Rows, ends of sums and result of one product.
 type Task<'a> = (Range<usize>, Edge<'a>, Output);
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn multiply_avx512<W: Stored>(isa: Avx512, a: Operand, panels: Panels<W>, (rows, edge, out): Task) {
-    // Thirty-two registers: up to twenty-four sums, the rest for operands.
+    // Thirty-two registers: sixteen sums, and the rest for operands. Four rows of four panels need the
+    // fewest loads.
     let mut row = rows.start;
     while row < rows.end {
         let at = (row, edge, out);
@@ -117,11 +160,7 @@ fn multiply_avx512<W: Stored>(isa: Avx512, a: Operand, panels: Panels<W>, (rows,
             1 => whole::<W, _, 1>(isa, a, panels, at),
             2 => whole::<W, _, 2>(isa, a, panels, at),
             3 => whole::<W, _, 3>(isa, a, panels, at),
-            4 => whole::<W, _, 4>(isa, a, panels, at),
-            5 => whole::<W, _, 5>(isa, a, panels, at),
-            6 | 7 => whole::<W, _, 6>(isa, a, panels, at),
-            8..12 => pairs::<W, _, 8>(isa, a, panels, at),
-            _ => pairs::<W, _, 12>(isa, a, panels, at),
+            _ => whole::<W, _, 4>(isa, a, panels, at),
         };
     }
 }
@@ -229,6 +268,13 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
             }
         }
         for k in first..last {
+            if W::PREFETCHED {
+                for weights in &weights {
+                    // Beyond the panel's end lies another panel, or nothing, which does no harm.
+                    let ahead = k + AHEAD / size_of::<[W; PANEL]>();
+                    isa.prefetch(weights.as_ptr().wrapping_add(ahead));
+                }
+            }
             let mut values = [zero; NP];
             for p in 0..NP {
                 values[p] = W::load(isa, &weights[p][k], scales[p]);
