@@ -11,6 +11,9 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Rows (tokens and image rows) of one step, at most. A longer prompt is read in several steps.
     pub max_step_tokens: usize,
+    /// Rows of prompts in a step in which answers go on, at most: fewer let answers flow more evenly, more
+    /// read prompts faster.
+    pub max_rows_beside_answers: usize,
     /// Images encoded before one step, at most; a request with more of them is encoded alone.
     /// Few, because running answers wait meanwhile.
     pub max_step_images: usize,
@@ -35,6 +38,7 @@ impl Default for EngineConfig {
         Self {
             max_sequences: 32,
             max_step_tokens: 512,
+            max_rows_beside_answers: 128,
             max_step_images: 2,
             kv_rows: 16_384,
             block_rows: 16,
@@ -93,6 +97,7 @@ impl EngineConfig {
         at_least("max_sequences", self.max_sequences, 1)?;
         // Every running answer gets its token in every step.
         at_least("max_step_tokens", self.max_step_tokens, self.max_sequences)?;
+        at_least("max_rows_beside_answers", self.max_rows_beside_answers, 1)?;
         at_least("max_step_images", self.max_step_images, 1)?;
         at_least("block_rows", self.block_rows, 1)?;
         at_least("kv_rows", self.kv_rows, self.block_rows)?;
@@ -130,6 +135,13 @@ mod tests {
             ..config
         };
         assert_eq!(field_of(few), "max_step_tokens");
+        assert_eq!(
+            field_of(EngineConfig {
+                max_rows_beside_answers: 0,
+                ..config
+            }),
+            "max_rows_beside_answers"
+        );
         assert_eq!(
             field_of(EngineConfig {
                 max_step_images: 0,

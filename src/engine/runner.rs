@@ -367,6 +367,7 @@ fn scheduler(config: &EngineConfig) -> Scheduler {
     let limits = Limits {
         max_sequences: config.max_sequences,
         max_step_rows: config.max_step_tokens,
+        max_rows_beside_answers: config.max_rows_beside_answers,
         max_step_images: config.max_step_images,
         overtakes: config.max_sequences,
     };

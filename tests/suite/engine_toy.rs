@@ -289,6 +289,7 @@ pub fn config() -> EngineConfig {
     EngineConfig {
         max_sequences: 8,
         max_step_tokens: 12,
+        max_rows_beside_answers: 6,
         max_step_images: 2,
         kv_rows: 320,
         block_rows: 4,

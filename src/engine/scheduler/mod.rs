@@ -12,7 +12,8 @@
 //!
 //! **A step** first gives every answer in progress its one row, then divides the rest of its rows evenly
 //! among the tenants with prompts to read, within a tenant in the order of admission. A prompt longer than
-//! its share goes on in the next step.
+//! its share goes on in the next step. Where answers go on, prompts get fewer rows, so that nobody's tokens
+//! wait long.
 //!
 //! **Blocks** are taken when a row needs them ([`blocks`]). A prompt whose beginning lies in the cache
 //! takes those blocks over; one whose next block is just being computed for another waits for it, so
@@ -48,6 +49,8 @@ pub struct Limits {
     pub max_sequences: usize,
     /// Rows of one step; at least `max_sequences`.
     pub max_step_rows: usize,
+    /// Rows of prompts in a step in which answers go on; at least 1.
+    pub max_rows_beside_answers: usize,
     /// Images encoded for one step, unless a single sequence has more.
     pub max_step_images: usize,
     /// How many requests may pass one that waits for a slot.
@@ -306,7 +309,13 @@ impl Scheduler {
             }
         }
         let wanted: Vec<usize> = tenants.iter().map(|(_, rows)| *rows).collect();
-        let shares = divide(self.limits.max_step_rows - plan.works.len(), &wanted);
+        let free = self.limits.max_step_rows - plan.works.len();
+        let free = if plan.works.is_empty() {
+            free
+        } else {
+            free.min(self.limits.max_rows_beside_answers)
+        };
+        let shares = divide(free, &wanted);
         for ((_, rows), share) in tenants.iter_mut().zip(shares) {
             *rows = share;
         }

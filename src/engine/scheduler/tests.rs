@@ -14,6 +14,7 @@ fn limits() -> Limits {
     Limits {
         max_sequences: 4,
         max_step_rows: 10,
+        max_rows_beside_answers: 10,
         max_step_images: 2,
         overtakes: 3,
     }
@@ -107,6 +108,23 @@ fn answers_go_first_and_long_prompts_in_pieces() {
         step(&mut scheduler),
         [(0, 4..5, true), (1, 9..15, true), (2, 0..2, true)]
     );
+}
+
+#[test]
+fn prompts_are_read_in_smaller_pieces_where_answers_go_on() {
+    let limits = Limits {
+        max_rows_beside_answers: 3,
+        ..limits()
+    };
+    let mut scheduler = scheduler(limits, 20, 1);
+    scheduler.enqueue(SequenceId(0), demand(3, None));
+    admitted(&mut scheduler);
+    step(&mut scheduler);
+    scheduler.enqueue(SequenceId(1), demand(20, None));
+    admitted(&mut scheduler);
+    assert_eq!(step(&mut scheduler), [(0, 3..4, true), (1, 0..3, false)]);
+    scheduler.end(SequenceId(0));
+    assert_eq!(step(&mut scheduler), [(1, 3..13, false)]);
 }
 
 #[test]
@@ -431,11 +449,12 @@ proptest! {
         mut plans in prop::collection::vec(planned(), 1..40),
         max_sequences in 1usize..6,
         spare_rows in 0usize..12,
+        beside_answers in 1usize..12,
         n_slots in 2usize..5,
         lost in prop::collection::hash_set(0usize..80, 0..4),
     ) {
         plans.sort_by_key(|plan| plan.comes);
-        let limits = Limits { max_sequences, max_step_rows: max_sequences + spare_rows, ..limits() };
+        let limits = Limits { max_sequences, max_step_rows: max_sequences + spare_rows, max_rows_beside_answers: beside_answers, ..limits() };
         // The longest sequence has 34 rows, 9 blocks.
         let n_blocks = 12;
         let mut scheduler = scheduler(limits, n_blocks, n_slots);
