@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use norma_adapters::Digest;
+use norma_adapters::{AdapterValues, Digest};
 
 use super::batch;
 use super::config::{EngineConfig, EngineError};
@@ -85,12 +85,16 @@ impl Compute {
     }
 
     /// Fills a slot that no running sequence uses.
-    pub fn fill(&mut self, slot: u32, row: &[f32]) -> std::result::Result<(), RequestError> {
-        let filled = self.bank.fill(slot, row);
+    pub fn fill(
+        &mut self,
+        slot: u32,
+        values: &AdapterValues,
+    ) -> std::result::Result<(), RequestError> {
+        let filled = self.bank.fill(slot, values.shared_row());
         filled.map_err(|error| RequestError::Model {
             message: first_line(&error),
         })?;
-        self.vision[slot as usize] = self.model.sites().vision_digest(row);
+        self.vision[slot as usize] = values.vision_digest();
         Ok(())
     }
 

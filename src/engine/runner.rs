@@ -160,7 +160,7 @@ impl Runner {
             self.board.waiting.fetch_sub(1, Ordering::Relaxed);
             let adapter = sequence.request.adapter.as_ref().filter(|_| fill);
             let Some(adapter) = adapter else { continue };
-            match self.compute.fill(slot, adapter.values.row()) {
+            match self.compute.fill(slot, &adapter.values) {
                 Ok(()) => self.stats.slots_filled += 1,
                 Err(error) => {
                     self.scheduler.fill_failed(id);

@@ -3,8 +3,8 @@
 use candle_core::{Result, Tensor};
 use norma_adapters::{Part, Site, SiteKind};
 
-use super::bank::NormBank;
-use super::ops::norm::{Statistic, norm};
+use super::bank::{self, NormBank};
+use super::ops::norm::{Statistic, norm, norm_of_rows};
 use super::ops::{Kernels, RowIndex};
 
 /// Collects a family's sites in the order in which it declares them.
@@ -76,13 +76,15 @@ pub struct NormSite {
 impl NormSite {
     /// Normalises `x`, `[rows, width]`.
     pub fn forward(&self, x: &Tensor, context: NormContext) -> Result<Tensor> {
-        let values = context.bank.site(self.site)?;
-        norm(
-            x,
-            values,
-            context.slots,
-            (self.statistic, self.eps),
-            context.kernels,
-        )
+        let NormContext {
+            bank,
+            slots,
+            kernels,
+        } = context;
+        let kind = (self.statistic, self.eps);
+        match bank.site(self.site)? {
+            bank::Site::Rows(rows) => norm_of_rows(x, rows, slots, kind, kernels),
+            bank::Site::Tensors(values) => norm(x, values, slots, kind, kernels),
+        }
     }
 }

@@ -175,7 +175,7 @@ impl MedVlm for Toy {
     }
 
     fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor> {
-        let gains = bank.site(0)?.gain.to_vec2::<f32>()?;
+        let gains = bank.site(0)?.to_values()?.gain.to_vec2::<f32>()?;
         let pixels = pixels.flatten_from(1)?.to_vec2::<f32>()?;
         if pixels.len() != slots.len() {
             bail!("{} images, {} slots", pixels.len(), slots.len());
@@ -205,7 +205,7 @@ impl MedVlm for Toy {
             Some(features) => features.flatten_all()?.to_vec1::<f32>()?,
             None => Vec::new(),
         };
-        let gains = bank.site(1)?.gain.to_vec2::<f32>()?;
+        let gains = bank.site(1)?.to_values()?.gain.to_vec2::<f32>()?;
         let key = |input: &RowInput| match input {
             RowInput::Token(token) => *token as f32,
             RowInput::Feature(row) => features[*row as usize],
@@ -289,7 +289,7 @@ pub fn config() -> EngineConfig {
     EngineConfig {
         max_sequences: 8,
         max_step_tokens: 12,
-        max_rows_beside_answers: 6,
+        max_rows_beside_answers: 12,
         max_step_images: 2,
         kv_rows: 320,
         block_rows: 4,

@@ -53,7 +53,7 @@ fn bank(model: &Llava, row: &[f32]) -> NormBank {
             .enumerate()
             .map(|(i, value)| value + 0.2 * ((i * slot) as f32 * 0.7).sin())
             .collect();
-        bank.fill(slot as u32, &row).unwrap();
+        bank.fill(slot as u32, row.into()).unwrap();
     }
     bank
 }

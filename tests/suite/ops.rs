@@ -3,13 +3,15 @@
 //! Finite differences are taken in f32 with a step that balances rounding and curvature; the tolerance
 //! (2 % of the gradient's scale) is far above their noise and far below any wrong formula.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor, Var};
-use norma::model::bank::SiteValues;
+use norma::model::bank::{SiteRows, SiteValues};
 use norma::model::ops::activation::{Activation, activate, gated};
 use norma::model::ops::attention::{AttentionLayout, Heads, Mask, Segment, attention};
 use norma::model::ops::cross_entropy::cross_entropy;
 use norma::model::ops::frozen_linear::{DenseLinear, FrozenLinear, QuantisedLinear};
-use norma::model::ops::norm::{Statistic, norm};
+use norma::model::ops::norm::{Statistic, norm, norm_of_rows};
 use norma::model::ops::rope::{RopeTable, rope};
 use norma::model::ops::{Kernels, RowIndex};
 
@@ -115,6 +117,40 @@ fn norms_and_their_gradients_are_right_for_every_slot() {
             };
             norm(&t[0], &values, &rows, (Statistic::Uncentred, 1e-2), kernels)
         });
+    }
+}
+
+#[test]
+fn a_norm_of_rows_that_lie_anywhere_is_that_of_a_matrix() {
+    let x = values(&[4, 16], 6);
+    let matrix = values(&[3, 40], 5);
+    let rows = matrix.to_vec2::<f32>().unwrap();
+    let site = SiteRows {
+        rows: Arc::new(rows.into_iter().map(Into::into).collect()),
+        gain: 3..19,
+        bias: Some(20..36),
+    };
+    let as_matrix = SiteValues {
+        gain: matrix.narrow(1, 3, 16).unwrap(),
+        bias: Some(matrix.narrow(1, 20, 16).unwrap()),
+        trainable: false,
+    };
+    let slots = slots(&[2, 0, 2, 1]);
+    let kind = (Statistic::Centred, 1e-5);
+    let x = candle_core::Var::from_tensor(&x).unwrap();
+    for kernels in [Kernels::Fused, Kernels::Composed] {
+        let got = norm_of_rows(&x, site.clone(), &slots, kind, kernels).unwrap();
+        let want = norm(&x, &as_matrix, &slots, kind, kernels).unwrap();
+        let gradient = |y: &Tensor| {
+            let loss = y.sqr().unwrap().sum_all().unwrap();
+            let gradients = loss.backward().unwrap();
+            gradients.get(&x).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(gradient(&got), gradient(&want));
+        assert_eq!(
+            got.to_vec2::<f32>().unwrap(),
+            want.to_vec2::<f32>().unwrap()
+        );
     }
 }
 

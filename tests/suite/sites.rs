@@ -82,7 +82,7 @@ fn perturbing_any_value_range_of_a_used_site_changes_the_answer() {
             }
             let mut bank =
                 NormBank::resident(table, &base.row().unwrap(), 2, &Device::Cpu).unwrap();
-            bank.fill(1, &row).unwrap();
+            bank.fill(1, row.as_slice().into()).unwrap();
             let changed = max_difference(&logits(&model, &bank, &case), &untouched);
             assert!(changed > 1e-3, "site `{}` changes nothing", site.name);
         }

@@ -136,8 +136,8 @@ fn weights(base: &Pretrained, storage: Storage) -> Result<Vec<u8>> {
     }
     for (idx, site) in base.model.sites().sites().iter().enumerate() {
         let (gain, bias) = if site.used {
-            let values = base.norms.bank().site(idx)?;
-            (values.gain.clone(), values.bias.clone())
+            let values = base.norms.bank().site(idx)?.to_values()?;
+            (values.gain, values.bias)
         } else {
             let device = base.model.device();
             let gain = Tensor::ones(site.width, candle_core::DType::F32, device)?;

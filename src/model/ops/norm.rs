@@ -3,15 +3,18 @@
 //! `y = normalise(x) * gain[slot] (+ bias[slot])`: this is where an adapter enters the computation, and
 //! the only place. Rows of any number of adapters share one call.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Device, Layout, Result, Shape, Tensor,
+};
 
 pub use super::cpu::norm::Statistic;
 use super::cpu::{self, Rows, contiguous_slice};
 use super::{Kernels, RowIndex};
 
-/// The values of one site for every slot, as the bank holds them.
+/// The values of one site for every slot, as tensors: a trainer's variables, or a bank on a GPU.
 #[derive(Clone, Debug)]
 pub struct SiteValues {
     /// What multiplies the normalised row, `[slots, width]`.
@@ -20,6 +23,98 @@ pub struct SiteValues {
     pub bias: Option<Tensor>,
     /// Whether a backward pass needs the gradients of gain and bias.
     pub trainable: bool,
+}
+
+/// The values of one site for every slot, as parts of whole adapters' rows that lie anywhere in the CPU's
+/// memory. They never change.
+#[derive(Clone, Debug)]
+pub struct SiteRows {
+    /// By slot.
+    pub rows: Arc<Vec<Arc<[f32]>>>,
+    /// Where in a row the gain lies.
+    pub gain: Range<usize>,
+    /// Where the bias lies (LayerNorm only).
+    pub bias: Option<Range<usize>>,
+}
+
+impl SiteRows {
+    fn part(&self, range: &Range<usize>) -> Rows<'_> {
+        Rows::Shared {
+            rows: &self.rows,
+            first: range.start,
+            width: range.len(),
+        }
+    }
+
+    /// The same as tensors.
+    pub fn to_values(&self) -> Result<SiteValues> {
+        let tensor = |range: &Range<usize>| {
+            let values: Vec<f32> = self
+                .rows
+                .iter()
+                .flat_map(|row| &row[range.clone()])
+                .copied()
+                .collect();
+            Tensor::from_vec(values, (self.rows.len(), range.len()), &Device::Cpu)
+        };
+        Ok(SiteValues {
+            gain: tensor(&self.gain)?,
+            bias: self.bias.as_ref().map(tensor).transpose()?,
+            trainable: false,
+        })
+    }
+}
+
+/// As [`norm`], with values that lie in adapters' own rows.
+pub fn norm_of_rows(
+    x: &Tensor,
+    values: SiteRows,
+    slots: &RowIndex,
+    (statistic, eps): (Statistic, f32),
+    kernels: Kernels,
+) -> Result<Tensor> {
+    if kernels == Kernels::Composed {
+        return composed(x, &values.to_values()?, slots, (statistic, eps));
+    }
+    x.contiguous()?.apply_op1(NormOfRows {
+        values,
+        slots: slots.host().clone(),
+        kind: (statistic, eps),
+    })
+}
+
+struct NormOfRows {
+    values: SiteRows,
+    slots: Arc<[u32]>,
+    kind: (Statistic, f32),
+}
+
+impl CustomOp1 for NormOfRows {
+    fn name(&self) -> &'static str {
+        "norm-of-rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous_slice(x, layout)?;
+        let gain = self.values.part(&self.values.gain);
+        let bias = self.values.bias.as_ref().map(|bias| self.values.part(bias));
+        let y = cpu::norm::forward(x, gain, bias, &self.slots, self.kind);
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let gain = self.values.part(&self.values.gain);
+        let grad_x = cpu::with_slices([x, grad], |[x, grad]| {
+            Ok(cpu::norm::backward_input(
+                x,
+                gain,
+                grad,
+                &self.slots,
+                self.kind,
+            ))
+        })?;
+        Ok(Some(Tensor::from_vec(grad_x, x.shape(), x.device())?))
+    }
 }
 
 /// Normalises `x` (`[rows, width]`) with each row's own values; `slots` names a slot for every row.

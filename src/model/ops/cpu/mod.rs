@@ -18,6 +18,7 @@ mod tile;
 mod vector;
 
 use std::array;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
@@ -52,12 +53,21 @@ pub fn contiguous_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// A matrix whose rows are contiguous and a constant distance apart: a run of columns of a bank.
+/// The values of one site by slot.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    width: usize,
+pub enum Rows<'a> {
+    /// A matrix whose rows are contiguous and a constant distance apart.
+    Matrix {
+        data: &'a [f32],
+        stride: usize,
+        width: usize,
+    },
+    /// These columns of rows that lie anywhere.
+    Shared {
+        rows: &'a [Arc<[f32]>],
+        first: usize,
+        width: usize,
+    },
 }
 
 impl<'a> Rows<'a> {
@@ -67,7 +77,7 @@ impl<'a> Rows<'a> {
         let [stride, 1] = *layout.stride() else {
             bail!("rows must be contiguous, got strides {:?}", layout.stride())
         };
-        Ok(Self {
+        Ok(Self::Matrix {
             data: &storage.as_slice::<f32>()?[layout.start_offset()..],
             stride,
             width,
@@ -76,7 +86,7 @@ impl<'a> Rows<'a> {
 
     /// Views a contiguous matrix of rows of `width`.
     pub fn contiguous(data: &'a [f32], width: usize) -> Self {
-        Self {
+        Self::Matrix {
             data,
             stride: width,
             width,
@@ -85,6 +95,13 @@ impl<'a> Rows<'a> {
 
     /// Row `index`, `[width]`.
     pub fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.stride..index * self.stride + self.width]
+        match *self {
+            Self::Matrix {
+                data,
+                stride,
+                width,
+            } => &data[index * stride..index * stride + width],
+            Self::Shared { rows, first, width } => &rows[index][first..first + width],
+        }
     }
 }
