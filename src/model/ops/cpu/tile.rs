@@ -317,25 +317,21 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
 /// The first places of a vector, or all.
 #[inline(always)]
 fn read<I: InstructionSet>(isa: I, from: &[f32]) -> I::Vector {
-    match from.first_chunk::<PANEL>() {
-        Some(from) => isa.load(from),
-        None => {
-            let mut values = [0f32; PANEL];
-            values[..from.len()].copy_from_slice(from);
-            isa.load(&values)
-        }
+    if let Some(from) = from.first_chunk::<PANEL>() {
+        return isa.load(from);
     }
+    let mut values = [0f32; PANEL];
+    values[..from.len()].copy_from_slice(from);
+    isa.load(&values)
 }
 
 #[inline(always)]
 fn write<I: InstructionSet>(isa: I, value: I::Vector, to: &mut [f32]) {
-    match to.first_chunk_mut::<PANEL>() {
-        Some(to) => isa.store(value, to),
-        None => {
-            let mut values = [0f32; PANEL];
-            isa.store(value, &mut values);
-            let n = to.len();
-            to.copy_from_slice(&values[..n]);
-        }
+    if let Some(to) = to.first_chunk_mut::<PANEL>() {
+        return isa.store(value, to);
     }
+    let mut values = [0f32; PANEL];
+    isa.store(value, &mut values);
+    let n = to.len();
+    to.copy_from_slice(&values[..n]);
 }
