@@ -16,7 +16,7 @@ use super::error::BaseError;
 /// The longest header that is read, as the format's own library has it.
 const MAX_HEADER: u64 = 100_000_000;
 /// Bytes of one read: small enough to be widened while in cache.
-const CHUNK: usize = 1 << 15;
+const CHUNK: usize = 1 << 16;
 
 /// An opened file.
 pub struct Shard {
@@ -118,7 +118,7 @@ impl Shard {
 
     /// Calls `each` with a tensor's bytes, piece by piece and in order. Pieces hold whole elements.
     pub fn pieces(&self, place: &Place, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = [0u8; CHUNK];
+        let mut buffer = vec![0u8; place.len.min(CHUNK as u64) as usize];
         let mut done = 0;
         while done < place.len {
             let n = (place.len - done).min(CHUNK as u64) as usize;

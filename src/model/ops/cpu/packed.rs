@@ -1,8 +1,8 @@
 //! Products with weights that were packed once: `x W^T + b` and `y W`.
 //!
-//! Weights lie in panels of sixteen output columns, input by input, so that a vector register takes a
-//! row of a panel in one load. Four panels make a group; the last group is padded with zeros. Integers
-//! have their scales beside the panels.
+//! Weights lie in groups of sixty-four output columns, input by input, so that the weights of a group are
+//! read from memory in one go and a vector register takes a quarter of an input's row, a panel, in one load.
+//! The last group is padded with zeros. Integers have their scales beside the weights.
 //!
 //! Every result is one sum over the inputs in ascending order, each term added by one fused
 //! multiply-add, whatever the number of rows and however the work is split. So a row's result is the same
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::stored::RUN;
 pub use super::stored::Stored;
-use super::tile::{COLUMNS, Edge, GROUP, Operand, Output, PANEL, Panel, Panels, multiply, widen};
+use super::tile::{Block, COLUMNS, Edge, GROUP, Operand, Output, PANEL, Row, multiply, widen};
 
 /// Inputs of one pass: a group's share of them stays in the second-level cache for all rows.
 const BLOCK: usize = 512;
@@ -29,15 +29,15 @@ const SERIAL: usize = 1 << 17;
 /// Multiplications from which on work is cut finer than into one piece a thread.
 const LARGE: usize = 1 << 25;
 
-/// A weight `[n_out, n_in]` in panels.
+/// A weight `[n_out, n_in]` in groups of columns.
 #[derive(Clone)]
 pub struct Packed<W> {
     n_in: usize,
     n_out: usize,
-    /// `[groups, GROUP, n_in, PANEL]`.
-    panels: Vec<[W; PANEL]>,
-    /// `[groups, GROUP, runs, PANEL]`; empty if the type has no scales.
-    scales: Vec<[f32; PANEL]>,
+    /// `[groups, n_in, GROUP, PANEL]`.
+    weights: Vec<Row<W>>,
+    /// `[groups, runs, GROUP, PANEL]`; empty if the type has no scales.
+    scales: Vec<Row<f32>>,
 }
 
 impl<W: Stored> Packed<W> {
@@ -65,43 +65,49 @@ impl<W: Stored> Packed<W> {
         n_in: usize,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let n_panels = n_out.div_ceil(COLUMNS) * GROUP;
-        let n_runs = runs::<W>(n_in);
-        let mut panels = vec![[W::default(); PANEL]; n_panels * n_in];
-        let mut scales = vec![[0f32; PANEL]; n_panels * n_runs];
-        let pack_panel = |buffer: &mut Vec<f32>, first: usize, panel: &mut [[W; PANEL]]| {
-            let n = PANEL.min(n_out - first);
-            buffer.resize(n * n_in, 0.0);
-            read(first, buffer)?;
-            let mut scales = Vec::with_capacity(n_runs);
+        let (n_groups, n_runs) = (n_out.div_ceil(COLUMNS), runs::<W>(n_in));
+        let mut weights = vec![[[W::default(); PANEL]; GROUP]; n_groups * n_in];
+        let pack_panel = |group: &mut [Row<W>], scales: &mut [Row<f32>], first: usize, p: usize| {
+            let n = PANEL.min(n_out.saturating_sub(first));
+            let mut values = vec![0f32; n * n_in];
+            read(first, &mut values)?;
             let mut run = [[0f32; PANEL]; RUN];
-            for (index, stored) in panel.chunks_mut(RUN).enumerate() {
+            let mut stored = [[W::default(); PANEL]; RUN];
+            for (index, rows) in group.chunks_mut(RUN).enumerate() {
                 for column in 0..n {
-                    let values = &buffer[column * n_in + index * RUN..][..stored.len()];
+                    let values = &values[column * n_in + index * RUN..][..rows.len()];
                     for (row, value) in run.iter_mut().zip(values) {
                         row[column] = *value;
                     }
                 }
-                scales.push(W::narrow(&run[..stored.len()], stored));
+                let stored = &mut stored[..rows.len()];
+                let scale = W::narrow(&run[..rows.len()], stored);
+                if W::SCALED {
+                    scales[index][p] = scale;
+                }
+                for (row, stored) in rows.iter_mut().zip(stored) {
+                    row[p] = *stored;
+                }
             }
-            Ok(scales)
+            Ok(())
         };
-        let written: Vec<Vec<[f32; PANEL]>> = panels
+        let scales: Vec<Vec<Row<f32>>> = weights
             .par_chunks_mut(n_in.max(1))
-            .take(n_out.div_ceil(PANEL))
             .enumerate()
-            .map_init(Vec::new, |buffer, (index, panel)| {
-                pack_panel(buffer, index * PANEL, panel)
+            .map(|(index, group)| {
+                let mut scales = vec![[[0f32; PANEL]; GROUP]; n_runs];
+                let firsts = (0..GROUP).map(|p| index * COLUMNS + p * PANEL);
+                for (p, first) in firsts.enumerate().filter(|(_, first)| *first < n_out) {
+                    pack_panel(group, &mut scales, first, p)?;
+                }
+                Ok(scales)
             })
             .collect::<Result<_, E>>()?;
-        for (place, own) in scales.chunks_mut(n_runs.max(1)).zip(written) {
-            place.copy_from_slice(&own);
-        }
         Ok(Self {
             n_in,
             n_out,
-            panels,
-            scales,
+            weights,
+            scales: scales.concat(),
         })
     }
 
@@ -117,26 +123,22 @@ impl<W: Stored> Packed<W> {
 
     /// Bytes of a weight `[n_out, n_in]` once packed.
     pub fn bytes_of(n_out: usize, n_in: usize) -> usize {
-        let n_panels = n_out.div_ceil(COLUMNS) * GROUP;
-        let rows = n_panels * n_in * size_of::<[W; PANEL]>();
-        rows + n_panels * runs::<W>(n_in) * size_of::<[f32; PANEL]>()
+        let rows = n_in * size_of::<Row<W>>() + runs::<W>(n_in) * size_of::<Row<f32>>();
+        n_out.div_ceil(COLUMNS) * rows
     }
 
-    /// Some inputs (from a multiple of `RUN` on) of a group's panels.
-    fn block(&self, group: usize, inputs: &Range<usize>) -> Panels<'_, W> {
-        let n_runs = runs::<W>(self.n_in);
-        std::array::from_fn(|p| {
-            let panel = group * GROUP + p;
-            let runs = inputs.start / RUN..inputs.end.div_ceil(RUN);
-            Panel {
-                rows: &self.panels[panel * self.n_in..][inputs.clone()],
-                scales: if W::SCALED {
-                    &self.scales[panel * n_runs..][runs]
-                } else {
-                    &[]
-                },
-            }
-        })
+    /// Some inputs (from a multiple of `RUN` on) of a group.
+    fn block(&self, group: usize, inputs: &Range<usize>) -> Block<'_, W> {
+        let scales = if W::SCALED {
+            let wanted = inputs.start / RUN..inputs.end.div_ceil(RUN);
+            &self.scales[group * runs::<W>(self.n_in)..][wanted]
+        } else {
+            &[]
+        };
+        Block {
+            rows: &self.weights[group * self.n_in..][inputs.clone()],
+            scales,
+        }
     }
 
     /// `x W^T (+ bias)`: `[rows, n_in]` to `[rows, n_out]`.
@@ -161,10 +163,8 @@ impl<W: Stored> Packed<W> {
                 // Many rows: widen once for all of them. The values are the same either way.
                 if rows.len() >= W::MANY {
                     with_scratch(|scratch| {
-                        for (panel, to) in block.iter().zip(scratch.chunks_exact_mut(BLOCK)) {
-                            widen(*panel, &mut to[..inputs.len()]);
-                        }
-                        multiply(a, f32_panels(scratch, inputs.len()), edge, &rows, out);
+                        widen(block, &mut scratch[..inputs.len()]);
+                        multiply(a, in_f32(scratch, inputs.len()), edge, &rows, out);
                     });
                 } else {
                     multiply(a, block, edge, &rows, out);
@@ -197,58 +197,57 @@ impl<W: Stored> Packed<W> {
                     };
                     with_scratch(|tile| {
                         self.transpose(&columns, &outputs, tile);
-                        multiply(a, f32_panels(tile, outputs.len()), edge, &rows, out);
+                        multiply(a, in_f32(tile, outputs.len()), edge, &rows, out);
                     });
                 }
             },
         )
     }
 
-    /// Writes the weights between some inputs and some outputs as panels of inputs: `tile` is
-    /// `[GROUP, BLOCK, PANEL]`.
-    fn transpose(&self, inputs: &Range<usize>, outputs: &Range<usize>, tile: &mut [[f32; PANEL]]) {
-        for (i, input) in inputs.clone().enumerate() {
-            let (to, lane) = (i / PANEL, i % PANEL);
-            for (n, output) in outputs.clone().enumerate().step_by(PANEL) {
-                let panel = output / PANEL;
-                let row = &self.panels[panel * self.n_in + input];
+    /// Writes the weights between some inputs (a group's columns) and some outputs, one row an output.
+    fn transpose(&self, inputs: &Range<usize>, outputs: &Range<usize>, to: &mut [Row<f32>]) {
+        for first in outputs.clone().step_by(PANEL) {
+            let (group, p) = (first / COLUMNS, first / PANEL % GROUP);
+            let n = PANEL.min(outputs.end - first);
+            let to = &mut to[first - outputs.start..][..n];
+            for (i, input) in inputs.clone().enumerate() {
+                let row = &self.weights[group * self.n_in + input][p];
                 let scales = if W::SCALED {
-                    self.scales[panel * self.n_in.div_ceil(RUN) + input / RUN]
+                    self.scales[group * runs::<W>(self.n_in) + input / RUN][p]
                 } else {
                     [1.0; PANEL]
                 };
-                let values = row.iter().zip(scales).take(outputs.end - output);
-                for (offset, (value, scale)) in values.enumerate() {
-                    tile[to * BLOCK + n + offset][lane] = value.widen(scale);
+                for ((to, value), scale) in to.iter_mut().zip(row).zip(scales) {
+                    to[i / PANEL][i % PANEL] = value.widen(scale);
                 }
             }
         }
     }
 }
 
-/// Rows of scales that a panel has.
+/// Rows of scales that a group has.
 fn runs<W: Stored>(n_in: usize) -> usize {
     if W::SCALED { n_in.div_ceil(RUN) } else { 0 }
 }
 
 thread_local! {
     /// A block in f32. Kept, because a place of this size is costly to get from the system every time.
-    static SCRATCH: RefCell<Vec<[f32; PANEL]>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<Row<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn with_scratch(then: impl FnOnce(&mut [[f32; PANEL]])) {
+fn with_scratch(then: impl FnOnce(&mut [Row<f32>])) {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(GROUP * BLOCK, [0.0; PANEL]);
+        scratch.resize(BLOCK, [[0.0; PANEL]; GROUP]);
         then(scratch);
     });
 }
 
-/// The first `n` rows of each panel of a block in f32.
-fn f32_panels(scratch: &[[f32; PANEL]], n: usize) -> Panels<'_, f32> {
-    std::array::from_fn(|p| Panel {
-        rows: &scratch[p * BLOCK..][..n],
+/// The first `n` rows of a block in f32.
+fn in_f32(scratch: &[Row<f32>], n: usize) -> Block<'_, f32> {
+    Block {
+        rows: &scratch[..n],
         scales: &[],
-    })
+    }
 }
 
 /// Runs `task` for every column group and run of rows of a `[rows, width]` result, on all threads where
@@ -341,10 +340,10 @@ mod tests {
     fn stored<W: Stored>(packed: &Packed<W>) -> Vec<f32> {
         let (n_out, n_in) = packed.dims();
         let value = |out: usize, k: usize| {
-            let (panel, column) = (out / PANEL, out % PANEL);
-            let scales = packed.scales.get(panel * n_in.div_ceil(RUN) + k / RUN);
-            let scale = scales.map_or(1.0, |scales| scales[column]);
-            packed.panels[panel * n_in + k][column].widen(scale)
+            let (group, p, column) = (out / COLUMNS, out / PANEL % GROUP, out % PANEL);
+            let scales = packed.scales.get(group * n_in.div_ceil(RUN) + k / RUN);
+            let scale = scales.map_or(1.0, |scales| scales[p][column]);
+            packed.weights[group * n_in + k][p][column].widen(scale)
         };
         (0..n_out * n_in)
             .map(|at| value(at / n_in, at % n_in))

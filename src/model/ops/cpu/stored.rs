@@ -16,9 +16,6 @@ pub trait Stored: Copy + Send + Sync + Default + 'static {
     const SCALED: bool;
     /// Rows from which on widening a block once for all of them costs less than widening it for every few.
     const MANY: usize;
-    /// Whether panels are asked for ahead of use. Widening takes the time in which the machine would find
-    /// out by itself what comes next; f32 needs no help.
-    const PREFETCHED: bool;
 
     /// Rounds a run of rows (of [`RUN`] inputs, the last one may be shorter) to the nearest stored values,
     /// and returns their scales.
@@ -34,7 +31,6 @@ pub trait Stored: Copy + Send + Sync + Default + 'static {
 impl Stored for f32 {
     const SCALED: bool = false;
     const MANY: usize = usize::MAX;
-    const PREFETCHED: bool = false;
 
     fn narrow(run: &[[f32; LANES]], stored: &mut [[Self; LANES]]) -> [f32; LANES] {
         stored.copy_from_slice(run);
@@ -53,7 +49,6 @@ impl Stored for f32 {
 impl Stored for bf16 {
     const SCALED: bool = false;
     const MANY: usize = 48;
-    const PREFETCHED: bool = true;
 
     fn narrow(run: &[[f32; LANES]], stored: &mut [[Self; LANES]]) -> [f32; LANES] {
         for (row, stored) in run.iter().zip(stored) {
@@ -74,8 +69,7 @@ impl Stored for bf16 {
 /// Symmetric: the largest magnitude of a run becomes 127 or -127, zero stays zero.
 impl Stored for i8 {
     const SCALED: bool = true;
-    const MANY: usize = 12;
-    const PREFETCHED: bool = true;
+    const MANY: usize = 32;
 
     fn narrow(run: &[[f32; LANES]], stored: &mut [[Self; LANES]]) -> [f32; LANES] {
         const LARGEST: f32 = 127.0;

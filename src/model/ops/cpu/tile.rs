@@ -1,4 +1,4 @@
-//! The innermost loops of a product: some rows times the panels of one group, summed in registers.
+//! The innermost loops of a product: some rows times a group's columns, summed in registers.
 //!
 //! Written over [`InstructionSet`], compiled once for each and chosen at run time. It knows nothing of
 //! threads and of how a weight is stored beyond its panels.
@@ -17,8 +17,10 @@ pub const GROUP: usize = 4;
 /// Columns of a group.
 pub const COLUMNS: usize = GROUP * PANEL;
 
-/// Bytes of a panel that are asked for before they are needed.
-const AHEAD: usize = 4096;
+/// How many bytes ahead of use weights are asked for.
+const AHEAD: usize = 8192;
+/// Bytes that come from memory at once.
+const LINE: usize = 64;
 
 /// The left side of a product: rows of `stride` values, of which those from `first` on are used.
 #[derive(Clone, Copy)]
@@ -28,23 +30,24 @@ pub struct Operand<'a> {
     pub first: usize,
 }
 
-/// Some inputs of sixteen columns.
-pub struct Panel<'a, W> {
+/// One input of a group's columns.
+pub type Row<W> = [[W; PANEL]; GROUP];
+
+/// Some inputs of a group's columns.
+pub struct Block<'a, W> {
     /// One row an input.
-    pub rows: &'a [[W; PANEL]],
+    pub rows: &'a [Row<W>],
     /// One row a run of inputs, from the first row on; none if the type has no scales.
-    pub scales: &'a [[f32; PANEL]],
+    pub scales: &'a [Row<f32>],
 }
 
-impl<W> Clone for Panel<'_, W> {
+impl<W> Clone for Block<'_, W> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<W> Copy for Panel<'_, W> {}
-
-pub type Panels<'a, W> = [Panel<'a, W>; GROUP];
+impl<W> Copy for Block<'_, W> {}
 
 /// What happens at the ends of a sum.
 #[derive(Clone, Copy)]
@@ -85,11 +88,11 @@ impl Output {
     }
 }
 
-/// Adds the product of some rows of `a` with a group's panels to the result.
+/// Adds the product of some rows of `a` with a block to the result.
 #[expect(unsafe_code, reason = "functions compiled for an instruction set")]
 pub fn multiply<W: Stored>(
     a: Operand,
-    panels: Panels<W>,
+    block: Block<W>,
     edge: Edge,
     rows: &Range<usize>,
     out: Output,
@@ -98,50 +101,66 @@ pub fn multiply<W: Stored>(
     match Machine::here() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token says that the machine has AVX-512F.
-        Machine::Avx512(isa) => unsafe { multiply_avx512(isa, a, panels, (rows, edge, out)) },
+        Machine::Avx512(isa) => unsafe { multiply_avx512(isa, a, block, (rows, edge, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token says that the machine has AVX2 and FMA.
-        Machine::Avx2(isa) => unsafe { multiply_avx2(isa, a, panels, (rows, edge, out)) },
-        Machine::Portable(isa) => multiply_narrow(isa, a, panels, (rows, edge, out)),
+        Machine::Avx2(isa) => unsafe { multiply_avx2(isa, a, block, (rows, edge, out)) },
+        Machine::Portable(isa) => multiply_narrow(isa, a, block, (rows, edge, out)),
     }
 }
 
-/// Writes a panel's values in f32, one row an input.
+/// Writes a block's values in f32, one row an input.
 #[expect(unsafe_code, reason = "functions compiled for an instruction set")]
-pub fn widen<W: Stored>(panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+pub fn widen<W: Stored>(block: Block<W>, to: &mut [Row<f32>]) {
     match Machine::here() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token says that the machine has AVX-512F.
-        Machine::Avx512(isa) => unsafe { widen_avx512(isa, panel, to) },
+        Machine::Avx512(isa) => unsafe { widen_avx512(isa, block, to) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token says that the machine has AVX2 and FMA.
-        Machine::Avx2(isa) => unsafe { widen_avx2(isa, panel, to) },
-        Machine::Portable(isa) => widen_with(isa, panel, to),
+        Machine::Avx2(isa) => unsafe { widen_avx2(isa, block, to) },
+        Machine::Portable(isa) => widen_with(isa, block, to),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn widen_avx512<W: Stored>(isa: Avx512, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
-    widen_with(isa, panel, to);
+fn widen_avx512<W: Stored>(isa: Avx512, block: Block<W>, to: &mut [Row<f32>]) {
+    widen_with(isa, block, to);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn widen_avx2<W: Stored>(isa: Avx2, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
-    widen_with(isa, panel, to);
+fn widen_avx2<W: Stored>(isa: Avx2, block: Block<W>, to: &mut [Row<f32>]) {
+    widen_with(isa, block, to);
 }
 
 #[inline(always)]
-fn widen_with<W: Stored, I: InstructionSet>(isa: I, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
-    for (run, (rows, to)) in panel.rows.chunks(RUN).zip(to.chunks_mut(RUN)).enumerate() {
-        let scale = match panel.scales.get(run) {
-            Some(scales) => isa.load(scales),
-            None => isa.splat(1.0),
-        };
-        for (row, to) in rows.iter().zip(to) {
-            isa.store(W::load(isa, row, scale), to);
+fn widen_with<W: Stored, I: InstructionSet>(isa: I, block: Block<W>, to: &mut [Row<f32>]) {
+    let runs = block.rows.chunks(RUN).zip(to.chunks_mut(RUN));
+    for (run, (rows, to)) in runs.enumerate() {
+        let mut scales = [isa.splat(1.0); GROUP];
+        if let Some(stored) = block.scales.get(run) {
+            for (scale, stored) in scales.iter_mut().zip(stored) {
+                *scale = isa.load(stored);
+            }
         }
+        for (row, to) in rows.iter().zip(to) {
+            ask_ahead(isa, row);
+            for p in 0..GROUP {
+                isa.store(W::load(isa, &row[p], scales[p]), &mut to[p]);
+            }
+        }
+    }
+}
+
+/// Asks for the weights that come some rows after this one. Beyond a group's end lies the next one, or
+/// nothing, which does no harm.
+#[inline(always)]
+fn ask_ahead<W: Stored, I: InstructionSet>(isa: I, row: &Row<W>) {
+    let first = std::ptr::from_ref(row).cast::<u8>();
+    for line in 0..size_of::<Row<W>>() / LINE {
+        isa.prefetch(first.wrapping_add(AHEAD + line * LINE));
     }
 }
 
@@ -150,25 +169,25 @@ type Task<'a> = (Range<usize>, Edge<'a>, Output);
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn multiply_avx512<W: Stored>(isa: Avx512, a: Operand, panels: Panels<W>, (rows, edge, out): Task) {
+fn multiply_avx512<W: Stored>(isa: Avx512, a: Operand, block: Block<W>, (rows, edge, out): Task) {
     // Thirty-two registers: sixteen sums, and the rest for operands. Four rows of four panels need the
     // fewest loads.
     let mut row = rows.start;
     while row < rows.end {
         let at = (row, edge, out);
         row += match rows.end - row {
-            1 => whole::<W, _, 1>(isa, a, panels, at),
-            2 => whole::<W, _, 2>(isa, a, panels, at),
-            3 => whole::<W, _, 3>(isa, a, panels, at),
-            _ => whole::<W, _, 4>(isa, a, panels, at),
+            1 => whole::<W, _, 1>(isa, a, block, at),
+            2 => whole::<W, _, 2>(isa, a, block, at),
+            3 => whole::<W, _, 3>(isa, a, block, at),
+            _ => whole::<W, _, 4>(isa, a, block, at),
         };
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_avx2<W: Stored>(isa: Avx2, a: Operand, panels: Panels<W>, task: Task) {
-    multiply_narrow(isa, a, panels, task);
+fn multiply_avx2<W: Stored>(isa: Avx2, a: Operand, block: Block<W>, task: Task) {
+    multiply_narrow(isa, a, block, task);
 }
 
 /// Sixteen registers, two to a vector at best: at most twelve of them hold sums.
@@ -176,19 +195,19 @@ fn multiply_avx2<W: Stored>(isa: Avx2, a: Operand, panels: Panels<W>, task: Task
 pub fn multiply_narrow<W: Stored, I: InstructionSet>(
     isa: I,
     a: Operand,
-    panels: Panels<W>,
+    block: Block<W>,
     (rows, edge, out): Task,
 ) {
     let mut row = rows.start;
     while row < rows.end {
         let at = (row, edge, out);
         row += match rows.end - row {
-            1 => pairs::<W, _, 1>(isa, a, panels, at),
-            2 => pairs::<W, _, 2>(isa, a, panels, at),
-            3 => pairs::<W, _, 3>(isa, a, panels, at),
-            4 => singles::<W, _, 4>(isa, a, panels, at),
-            5 => singles::<W, _, 5>(isa, a, panels, at),
-            _ => singles::<W, _, 6>(isa, a, panels, at),
+            1 => pairs::<W, _, 1>(isa, a, block, at),
+            2 => pairs::<W, _, 2>(isa, a, block, at),
+            3 => pairs::<W, _, 3>(isa, a, block, at),
+            4 => singles::<W, _, 4>(isa, a, block, at),
+            5 => singles::<W, _, 5>(isa, a, block, at),
+            _ => singles::<W, _, 6>(isa, a, block, at),
         };
     }
 }
@@ -200,54 +219,50 @@ type At<'a> = (usize, Edge<'a>, Output);
 fn whole<W: Stored, I: InstructionSet, const MR: usize>(
     isa: I,
     a: Operand,
-    panels: Panels<W>,
+    block: Block<W>,
     at: At,
 ) -> usize {
-    tile::<W, I, MR, 4>(isa, a, (panels, 0), at)
+    tile::<W, I, MR, GROUP>(isa, a, (block, 0), at)
 }
 
 #[inline(always)]
 fn pairs<W: Stored, I: InstructionSet, const MR: usize>(
     isa: I,
     a: Operand,
-    [p, q, r, s]: Panels<W>,
+    block: Block<W>,
     at: At,
 ) -> usize {
-    tile::<W, I, MR, 2>(isa, a, ([p, q], 0), at);
-    tile::<W, I, MR, 2>(isa, a, ([r, s], 2), at)
+    tile::<W, I, MR, 2>(isa, a, (block, 0), at);
+    tile::<W, I, MR, 2>(isa, a, (block, 2), at)
 }
 
 #[inline(always)]
 fn singles<W: Stored, I: InstructionSet, const MR: usize>(
     isa: I,
     a: Operand,
-    panels: Panels<W>,
+    block: Block<W>,
     at: At,
 ) -> usize {
-    for (index, panel) in panels.into_iter().enumerate() {
-        tile::<W, I, MR, 1>(isa, a, ([panel], index), at);
+    for panel in 0..GROUP {
+        tile::<W, I, MR, 1>(isa, a, (block, panel), at);
     }
     MR
 }
 
-/// `MR` rows times `NP` panels (the first of which is the group's `first_panel`), summed in registers;
-/// returns `MR`.
+/// `MR` rows times `NP` panels of a block, from `first_panel` on, summed in registers; returns `MR`.
 #[inline(always)]
 fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
     isa: I,
     a: Operand,
-    (panels, first_panel): ([Panel<W>; NP], usize),
+    (block, first_panel): (Block<W>, usize),
     (row, edge, out): At,
 ) -> usize {
-    let depth = panels[0].rows.len();
+    let depth = block.rows.len();
     let mut rows: [&[f32]; MR] = [&[]; MR];
     for (r, place) in rows.iter_mut().enumerate() {
         *place = &a.data[(row + r) * a.stride + a.first..][..depth];
     }
-    let mut weights: [&[[W; PANEL]]; NP] = [&[]; NP];
-    for (place, panel) in weights.iter_mut().zip(&panels) {
-        *place = &panel.rows[..depth];
-    }
+    let weights = &block.rows[..depth];
     let zero = isa.splat(0.0);
     let mut sums = [[zero; NP]; MR];
     if !edge.first {
@@ -263,21 +278,18 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
     while first < depth {
         let last = depth.min(first + run_length);
         if W::SCALED {
-            for (scale, panel) in scales.iter_mut().zip(&panels) {
-                *scale = isa.load(&panel.scales[first / RUN]);
+            let stored = &block.scales[first / RUN];
+            for p in 0..NP {
+                scales[p] = isa.load(&stored[first_panel + p]);
             }
         }
         for k in first..last {
-            if W::PREFETCHED {
-                for weights in &weights {
-                    // Beyond the panel's end lies another panel, or nothing, which does no harm.
-                    let ahead = k + AHEAD / size_of::<[W; PANEL]>();
-                    isa.prefetch(weights.as_ptr().wrapping_add(ahead));
-                }
+            if first_panel == 0 {
+                ask_ahead(isa, &weights[k]);
             }
             let mut values = [zero; NP];
             for p in 0..NP {
-                values[p] = W::load(isa, &weights[p][k], scales[p]);
+                values[p] = W::load(isa, &weights[k][first_panel + p], scales[p]);
             }
             for r in 0..MR {
                 let x = isa.splat(rows[r][k]);
@@ -305,25 +317,21 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
 /// The first places of a vector, or all.
 #[inline(always)]
 fn read<I: InstructionSet>(isa: I, from: &[f32]) -> I::Vector {
-    match from.first_chunk::<PANEL>() {
-        Some(from) => isa.load(from),
-        None => {
-            let mut values = [0f32; PANEL];
-            values[..from.len()].copy_from_slice(from);
-            isa.load(&values)
-        }
+    if let Some(from) = from.first_chunk::<PANEL>() {
+        return isa.load(from);
     }
+    let mut values = [0f32; PANEL];
+    values[..from.len()].copy_from_slice(from);
+    isa.load(&values)
 }
 
 #[inline(always)]
 fn write<I: InstructionSet>(isa: I, value: I::Vector, to: &mut [f32]) {
-    match to.first_chunk_mut::<PANEL>() {
-        Some(to) => isa.store(value, to),
-        None => {
-            let mut values = [0f32; PANEL];
-            isa.store(value, &mut values);
-            let n = to.len();
-            to.copy_from_slice(&values[..n]);
-        }
+    if let Some(to) = to.first_chunk_mut::<PANEL>() {
+        return isa.store(value, to);
     }
+    let mut values = [0f32; PANEL];
+    isa.store(value, &mut values);
+    let n = to.len();
+    to.copy_from_slice(&values[..n]);
 }
