@@ -227,7 +227,7 @@ impl NormVariables {
             if !site.used {
                 continue;
             }
-            let (range, values) = (table.range(idx), self.bank.site(idx)?);
+            let (range, values) = (table.range(idx), self.bank.site(idx)?.to_values()?);
             row[range.gain].copy_from_slice(&values.gain.flatten_all()?.to_vec1::<f32>()?);
             if let (Some(range), Some(bias)) = (range.bias, &values.bias) {
                 row[range].copy_from_slice(&bias.flatten_all()?.to_vec1::<f32>()?);
