@@ -109,7 +109,9 @@ impl Decoder {
         for layer in &self.layers {
             x = layer.forward(&x, (step, &tensors, cache), &self.rope, context)?;
         }
-        let x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
+        if !step.wants_all_logits() {
+            x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
+        }
         let context = NormContext {
             slots: &tensors.logits_slots,
             ..context

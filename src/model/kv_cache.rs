@@ -4,6 +4,9 @@
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, bail};
 
+/// Rows below which a second thread costs more than it brings.
+const MIN_SHARED: usize = 64;
+
 /// Arenas of `capacity` rows for every decoder layer.
 #[derive(Debug)]
 pub struct KvCache {
@@ -31,8 +34,15 @@ impl KvCache {
         let Some((keys, values)) = self.layers.get(layer) else {
             bail!("no cache for layer {layer}")
         };
-        write_rows(keys, k, into)?;
-        write_rows(values, v, into)?;
+        let write_keys = || write_rows(keys, k, into);
+        let write_values = || write_rows(values, v, into);
+        if into.len() < MIN_SHARED {
+            write_keys()?;
+            write_values()?;
+        } else {
+            let (keys, values) = rayon::join(write_keys, write_values);
+            keys.and(values)?;
+        }
         Ok((keys.clone(), values.clone()))
     }
 }

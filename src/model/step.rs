@@ -63,6 +63,11 @@ impl Step {
         self.inputs.is_empty()
     }
 
+    /// Whether the logits of every row are wanted, in row order.
+    pub fn wants_all_logits(&self) -> bool {
+        self.logits_rows.iter().copied().eq(0..self.len() as u32)
+    }
+
     /// Checks that the parts fit each other and moves them to `device`.
     pub fn tensors(
         &self,

@@ -121,22 +121,19 @@ impl CustomOp1 for Rope {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
         let half = self.table.half;
-        let mut out = contiguous_slice(x, layout)?.to_vec();
+        let x = contiguous_slice(x, layout)?;
+        let mut out = vec![0f32; x.len()];
         if rows > 0 {
             out.par_chunks_mut(width)
+                .zip(x.par_chunks(width))
                 .zip(&*self.positions)
                 .with_min_len(16)
-                .for_each(|(row, position)| {
+                .for_each(|((out, x), position)| {
                     let at = *position as usize * half..(*position as usize + 1) * half;
                     let (cos, sin) = (&self.table.cos[at.clone()], &self.table.sin[at]);
-                    for head in row.chunks_exact_mut(2 * half) {
-                        let (low, high) = head.split_at_mut(half);
-                        for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin)
-                        {
-                            let (x, y, sin) = (*low, *high, self.sign * sin);
-                            *low = fma(x, *cos, -(y * sin));
-                            *high = fma(y, *cos, x * sin);
-                        }
+                    let heads = out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+                    for (out, x) in heads {
+                        rotate(x, (cos, sin), self.sign, out);
                     }
                 });
         }
@@ -150,5 +147,17 @@ impl CustomOp1 for Rope {
             sign: -self.sign,
         };
         Ok(Some(grad.contiguous()?.apply_op1(back)?))
+    }
+}
+
+/// Rotates one head by the angles whose cosines and sines are given.
+fn rotate(x: &[f32], (cos, sin): (&[f32], &[f32]), sign: f32, out: &mut [f32]) {
+    let (x_low, x_high) = x.split_at(cos.len());
+    let (low, high) = out.split_at_mut(cos.len());
+    let pairs = low.iter_mut().zip(high).zip(x_low.iter().zip(x_high));
+    for (((low, high), (x, y)), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+        let sin = sign * sin;
+        *low = fma(*x, *cos, -(y * sin));
+        *high = fma(*y, *cos, x * sin);
     }
 }

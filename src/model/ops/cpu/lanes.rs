@@ -49,17 +49,36 @@ fn accumulate(x: &[f32], y: &[f32], term: impl Fn(f32, f32, f32) -> f32) -> f32 
 /// The dot product of two slices of equal length.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
-    debug_assert_eq!(x.len(), y.len());
-    let mut sum = Vector::splat(0.0);
-    let (xs, x_rest) = x.as_chunks::<LANES>();
-    let (ys, y_rest) = y.as_chunks::<LANES>();
-    for (x, y) in xs.iter().zip(ys) {
-        sum = Vector::load(x).times_plus(Vector::load(y), sum);
-    }
-    if !x_rest.is_empty() {
-        sum = Vector::load_part(x_rest).times_plus(Vector::load_part(y_rest), sum);
-    }
+    let [sum] = dot_lanes([x], y);
     sum.total()
+}
+
+/// The dot products of four slices with one of the same length.
+#[inline(always)]
+pub fn four_dots(x: [&[f32]; 4], y: &[f32]) -> [f32; 4] {
+    Vector::totals(dot_lanes(x, y))
+}
+
+/// Dot products before the lanes are added up.
+#[inline(always)]
+fn dot_lanes<const N: usize>(x: [&[f32]; N], y: &[f32]) -> [Vector; N] {
+    let x = x.map(|x| &x[..y.len()]);
+    let mut sums = [Vector::splat(0.0); N];
+    let (chunks, rest) = y.as_chunks::<LANES>();
+    for (i, y) in chunks.iter().enumerate() {
+        let y = Vector::load(y);
+        for (sum, x) in sums.iter_mut().zip(&x) {
+            let x = x[i * LANES..].first_chunk().expect("x is as long as y");
+            *sum = Vector::load(x).times_plus(y, *sum);
+        }
+    }
+    if !rest.is_empty() {
+        let y = Vector::load_part(rest);
+        for (sum, x) in sums.iter_mut().zip(&x) {
+            *sum = Vector::load_part(&x[chunks.len() * LANES..]).times_plus(y, *sum);
+        }
+    }
+    sums
 }
 
 /// The sum of a slice.

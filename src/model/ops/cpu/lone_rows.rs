@@ -5,7 +5,7 @@
 //! each is read in the order in which it lies in memory, all heads together.
 
 use super::super::attention::Heads;
-use super::lanes::{add_scaled, dot, fma};
+use super::lanes::{add_scaled, dot, fma, four_dots};
 use super::online_softmax::{KEY_BLOCK, OnlineSoftmax};
 
 /// A query row and those of its keys that lie in one block.
@@ -17,9 +17,6 @@ pub struct Unit<'a> {
     /// The rows of the keys.
     pub keys: &'a [u32],
 }
-
-/// Keys whose values are added in one pass over the sums.
-const TOGETHER: usize = 4;
 
 impl Unit<'_> {
     /// The numbers that come out: for each head the largest score, the sum of exponentials, and the
@@ -44,13 +41,27 @@ impl Unit<'_> {
             .map(|q| q * heads.scale)
             .collect();
         let row = |matrix, key: u32| row_of(matrix, key, heads.kv_width());
+        let (fours, rest) = self.keys.as_chunks::<4>();
+        let places = (self.place..).step_by(4);
+        let place_of_rest = self.place + 4 * fours.len();
+
+        // Key by key over all heads, because that is how keys lie in memory.
         for (place, key) in (self.place..).zip(self.keys) {
             let of_heads = row(k, *key).chunks_exact(dim);
             let groups = query
                 .chunks_exact(group * dim)
                 .zip(scores.chunks_exact_mut(group));
             for (key, (queries, scores)) in of_heads.zip(groups) {
-                for (query, scores) in queries.chunks_exact(dim).zip(scores) {
+                // Queries that share a key read it together.
+                let (fours, rest) = scores.as_chunks_mut::<4>();
+                let mut queries = queries.chunks_exact(dim);
+                for scores in fours {
+                    let four = std::array::from_fn(|_| queries.next().unwrap_or_default());
+                    for (scores, score) in scores.iter_mut().zip(four_dots(four, key)) {
+                        scores[place] = score;
+                    }
+                }
+                for (scores, query) in rest.iter_mut().zip(queries) {
                     scores[place] = dot(query, key);
                 }
             }
@@ -59,15 +70,11 @@ impl Unit<'_> {
             let OnlineSoftmax { largest, total } = OnlineSoftmax::<f32>::of(scores);
             (sums[0], sums[1]) = (largest, total);
         }
-        let (together, rest) = self.keys.as_chunks::<TOGETHER>();
-        let mut place = self.place;
-        for keys in together {
+        for (place, keys) in places.zip(fours) {
             add_values(keys.map(|key| row(v, key)), (scores, place), heads, sums);
-            place += TOGETHER;
         }
-        for key in rest {
+        for (place, key) in (place_of_rest..).zip(rest) {
             add_values([row(v, *key)], (scores, place), heads, sums);
-            place += 1;
         }
     }
 }

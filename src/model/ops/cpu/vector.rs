@@ -78,6 +78,12 @@ impl Vector {
         imp::total(self.0)
     }
 
+    /// Four [`Self::total`]s at once.
+    #[inline(always)]
+    pub fn totals(vectors: [Self; 4]) -> [f32; 4] {
+        imp::totals(vectors.map(|vector| vector.0))
+    }
+
     /// Both vectors' numbers in turn: the lower halves', then the upper halves'.
     #[inline(always)]
     pub fn interleave(self, other: Self) -> [Self; 2] {
@@ -139,11 +145,23 @@ mod imp {
         fn times(x: __m512, y: __m512) -> __m512 { _mm512_mul_ps(x, y) }
         fn times_plus(x: __m512, y: __m512, z: __m512) -> __m512 { _mm512_fmadd_ps(x, y, z) }
         fn larger(x: __m512, y: __m512) -> __m512 { _mm512_max_ps(y, x) }
-        fn total(x: __m512) -> f32 {{
+        fn quarter(x: __m512) -> __m128 {{
             let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
-            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
+        }}
+        fn total(x: __m512) -> f32 {{
+            let x = quarter(x);
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }}
+        fn totals(vectors: [__m512; 4]) -> [f32; 4] {{
+            let [a, b, c, d] = vectors.map(|x| quarter(x));
+            let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            let totals = _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab));
+            let mut four = [0.0; 4];
+            _mm_storeu_ps(four.as_mut_ptr(), totals);
+            four
         }}
         fn interleave(x: __m512, y: __m512) -> [__m512; 2] {{
             let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -228,6 +246,11 @@ mod imp {
     }
 
     #[inline(always)]
+    pub fn totals(vectors: [Lanes; 4]) -> [f32; 4] {
+        vectors.map(lanes::total)
+    }
+
+    #[inline(always)]
     pub fn interleave(x: Lanes, y: Lanes) -> [Lanes; 2] {
         let pick = |i: usize| if i % 2 == 0 { x[i / 2] } else { y[i / 2] };
         [from_fn(pick), from_fn(|i| pick(i + LANES))]
@@ -265,6 +288,8 @@ mod tests {
             if i < 5 { x[i] } else { 0.0 }
         });
         assert_eq!(vx.total(), lanes::total(x));
+        let totals = [lanes::total(x), lanes::total(y), lanes::total(z), 48.0];
+        assert_eq!(Vector::totals([vx, vy, vz, Vector::splat(3.0)]), totals);
         let rows =
             std::array::from_fn(|i| Vector::load(&std::array::from_fn(|j| (i * LANES + j) as f32)));
         for (j, column) in transpose(rows).into_iter().enumerate() {
