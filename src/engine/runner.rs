@@ -89,6 +89,7 @@ impl Runner {
 
     /// One step. An error means that the engine cannot go on.
     pub fn step(&mut self) -> Result<(), EngineError> {
+        let begun = Instant::now();
         self.sweep();
         self.admit();
         let Plan {
@@ -105,6 +106,7 @@ impl Runner {
         if !works.is_empty() {
             self.forward(&works)?;
             self.stats.steps += 1;
+            self.stats.step_time += begun.elapsed();
         }
         self.publish();
         Ok(())
@@ -218,7 +220,9 @@ impl Runner {
             .iter()
             .map(|wanted| (&wanted.pixels, wanted.slot))
             .collect();
+        let begun = Instant::now();
         let encoded = self.compute.encode(&images);
+        self.stats.model_time += begun.elapsed();
         self.stats.panics += encoded.panics;
         for (wanted, features) in group.iter().zip(encoded.outcomes) {
             if let Ok(features) = &features {
@@ -243,7 +247,9 @@ impl Runner {
             .iter()
             .filter_map(|work| Some((work, self.sequences.get(&work.id)?)))
             .collect();
+        let begun = Instant::now();
         let computed = self.compute.forward(&batch);
+        self.stats.model_time += begun.elapsed();
         self.stats.panics += computed.panics;
         let mut rows = BTreeMap::new();
         for (work, outcome) in works.iter().zip(computed.outcomes) {

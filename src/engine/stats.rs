@@ -2,6 +2,8 @@
 //!
 //! Written by the engine's thread once a step, read by anybody.
 
+use std::time::Duration;
+
 use norma_adapters::Generation;
 
 use super::request::FinishReason;
@@ -33,6 +35,11 @@ pub struct EngineStats {
     pub generated_tokens: u64,
     /// Steps since the start.
     pub steps: u64,
+    /// Time that steps took since the start, and how much of it was the model's. The rest is scheduling,
+    /// choosing tokens and telling clients.
+    pub step_time: Duration,
+    /// See `step_time`.
+    pub model_time: Duration,
     /// Bank slots filled since the start.
     pub slots_filled: u64,
     /// Prompt rows looked up in the KV cache since the start.

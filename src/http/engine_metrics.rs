@@ -3,11 +3,12 @@
 //! In: a snapshot of the engine. Out: gauges and counters in a registry, named as vLLM names them where it
 //! has them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
+    Counter, Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts,
+    Registry,
 };
 
 use crate::engine::EngineStats;
@@ -34,6 +35,8 @@ pub struct EngineMetrics {
     image_hits: IntCounter,
     image_bytes: Gauge,
     steps: IntCounter,
+    step_seconds: Counter,
+    model_seconds: Counter,
     panics: IntCounter,
     failed: IntCounter,
 }
@@ -71,6 +74,10 @@ impl Maker<'_> {
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
         self.keep(IntCounter::with_opts(self.opts(name, help))?)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Result<Counter, Error> {
+        self.keep(Counter::with_opts(self.opts(name, help))?)
     }
 
     /// Counters by label.
@@ -147,6 +154,11 @@ impl EngineMetrics {
             )?,
             image_bytes: own.gauge("norma_image_cache_bytes", "Bytes of image features kept.")?,
             steps: own.counter("norma_engine_steps_total", "Steps computed.")?,
+            step_seconds: own.seconds("norma_engine_step_seconds_total", "Time of steps.")?,
+            model_seconds: own.seconds(
+                "norma_engine_model_seconds_total",
+                "Time of steps inside the model.",
+            )?,
             panics: own.counter("norma_engine_panics_total", "Panics caught in steps.")?,
             failed: own.counter("norma_engine_failed_total", "Requests ended by a fault.")?,
         })
@@ -195,6 +207,11 @@ impl EngineMetrics {
         set(&self.image_hits, stats.image_hits);
         self.image_bytes.set(stats.image_bytes as f64);
         set(&self.steps, stats.steps);
+        let set_seconds = |counter: &Counter, total: Duration| {
+            counter.inc_by((total.as_secs_f64() - counter.get()).max(0.0));
+        };
+        set_seconds(&self.step_seconds, stats.step_time);
+        set_seconds(&self.model_seconds, stats.model_time);
         set(&self.panics, stats.panics);
         set(&self.failed, stats.finished.failed);
     }
