@@ -1,6 +1,9 @@
 //! The engine's thread: takes requests in, steps while there is work, sleeps while there is none.
 //!
 //! In: the channel of submitted requests. It ends when the channel is closed and all is answered.
+//!
+//! The thread is itself one of the pool that runs the kernels: it works where it would otherwise sleep, and
+//! no kernel begins by waking it. As many threads as the machine has, or `RAYON_NUM_THREADS` says.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,7 +25,16 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
+            // Without a pool of its own the kernels use rayon's global one.
+            let pool = rayon::ThreadPoolBuilder::new()
+                .use_current_thread()
+                .thread_name(|index| format!("kernels-{index}"))
+                .build();
+            if let Err(error) = &pool {
+                tracing::warn!(%error, "the engine shares the global pool of threads");
+            }
             run(runner, &requests);
+            drop(pool);
             // Requests that were never taken in go with the channel.
             drop(requests);
             board.waiting.store(0, Ordering::Relaxed);
