@@ -1,18 +1,20 @@
-//! The safetensors files of a folder: canonical tensor names over mapped files.
+//! The safetensors files of a folder under canonical tensor names.
 //!
 //! Opening reads headers only, and checks them against the files' lengths, so that a truncated file is
-//! found before anything is computed. Tensors are copied out of the mapping when asked for.
+//! found before anything is computed. Tensors are read when asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
-use norma_adapters::names;
+use norma_adapters::{Digest, Hasher, names};
+use safetensors::Dtype;
 use serde_json::Value;
 
 use super::error::BaseError;
+use super::shard::{Place, Shard};
 use crate::model::parameters::{ParameterError, Parameters};
 
 const SINGLE: &str = "model.safetensors";
@@ -27,37 +29,30 @@ pub struct Checkpoint {
     device: Device,
 }
 
-struct Shard {
-    file: String,
-    map: MmapedSafetensors,
-}
-
 /// Where a tensor lies.
 #[derive(Clone, Debug)]
 struct Entry {
     shard: usize,
     stored_name: String,
-    dtype: String,
-    shape: Vec<usize>,
+    place: Place,
 }
 
 impl Checkpoint {
-    /// Maps the files of `folder`. Tensors will be made on `device`.
+    /// Opens the files of `folder`. Tensors will be made on `device`.
     pub fn open(folder: &Path, device: &Device) -> Result<Self, BaseError> {
         let (files, index) = files(folder)?;
         let mut shards = Vec::new();
         let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
         for file in files {
-            let map = map(folder, &file)?;
-            for (stored_name, view) in map.tensors() {
+            let (shard, places) = Shard::open(folder, &file)?;
+            for (stored_name, place) in places {
                 let Some(name) = names::canonical(&stored_name) else {
                     continue;
                 };
                 let entry = Entry {
                     shard: shards.len(),
                     stored_name,
-                    dtype: format!("{:?}", view.dtype()),
-                    shape: view.shape().to_vec(),
+                    place,
                 };
                 if let Some(other) = entries.get(&name) {
                     let other_file = shards.get(other.shard).map_or(&file, |s: &Shard| &s.file);
@@ -69,7 +64,7 @@ impl Checkpoint {
                 }
                 entries.insert(name, entry);
             }
-            shards.push(Shard { file, map });
+            shards.push(shard);
         }
         for (tensor, file) in &index {
             let found = names::canonical(tensor).is_none_or(|name| {
@@ -105,12 +100,53 @@ impl Checkpoint {
         self.entry(name, shape).map(|_| ())
     }
 
-    /// The dtype and the bytes of a tensor as stored.
-    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<(&str, &[u8]), ParameterError> {
+    /// The dtype of a tensor and the digest of its bytes, as stored.
+    pub fn stored(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(&'static str, Digest), ParameterError> {
         let entry = self.entry(name, shape)?;
-        let view = self.shards[entry.shard].map.get(&entry.stored_name);
-        let view = view.map_err(ParameterError::reading(name))?;
-        Ok((&entry.dtype, view.data()))
+        let mut hasher = Hasher::new();
+        self.shards[entry.shard]
+            .pieces(&entry.place, |bytes| hasher.update(bytes))
+            .map_err(reading(name))?;
+        Ok((word(entry.place.dtype), hasher.finish()))
+    }
+
+    /// What reads rows of a tensor in f32: it is given the number of the first row and the rows' place,
+    /// `[rows, width]`. The tensor is taken as `[shape[0], width]`.
+    pub fn rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync, ParameterError> {
+        let entry = self.entry(name, shape)?;
+        let width: usize = shape.iter().skip(1).product();
+        Ok(move |first: usize, to: &mut [f32]| {
+            self.shards[entry.shard].floats(&entry.place, first * width, to)
+        })
+    }
+
+    /// A tensor in sixteen bits: as stored, or rounded to bf16 if it is stored in f32.
+    pub fn narrow(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        let entry = self.entry(name, shape)?;
+        let failed = ParameterError::reading(name);
+        let dtype = match entry.place.dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => {
+                return self
+                    .tensor(name, shape)?
+                    .to_dtype(DType::BF16)
+                    .map_err(failed);
+            }
+        };
+        let mut bytes = vec![0u8; entry.place.len as usize];
+        self.shards[entry.shard]
+            .read(entry.place.start, &mut bytes)
+            .map_err(reading(name))?;
+        Tensor::from_raw_buffer(&bytes, dtype, shape, &self.device).map_err(failed)
     }
 
     fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry, ParameterError> {
@@ -122,16 +158,16 @@ impl Checkpoint {
             });
         };
         let file = || Some(self.shards[entry.shard].file.clone());
-        if entry.shape != shape {
+        if entry.place.shape != shape {
             return Err(ParameterError::Shape {
                 name: name.into(),
                 file: file(),
-                got: entry.shape.clone(),
+                got: entry.place.shape.clone(),
                 want: shape.into(),
             });
         }
-        if !["F32", "F16", "BF16"].contains(&entry.dtype.as_str()) {
-            let got = entry.dtype.clone();
+        if word(entry.place.dtype).is_empty() {
+            let got = format!("{:?}", entry.place.dtype);
             return Err(ParameterError::Dtype {
                 name: name.into(),
                 file: file(),
@@ -148,13 +184,24 @@ impl Parameters for Checkpoint {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        let entry = self.entry(name, shape)?;
-        self.shards[entry.shard]
-            .map
-            .load(&entry.stored_name, &self.device)
-            .and_then(|tensor| tensor.to_dtype(DType::F32))
-            .map_err(ParameterError::reading(name))
+        let mut values = vec![0f32; shape.iter().product()];
+        self.rows(name, shape)?(0, &mut values).map_err(reading(name))?;
+        Tensor::from_vec(values, shape, &self.device).map_err(ParameterError::reading(name))
     }
+}
+
+/// The types that a base may have, as its digest spells them; empty for all others.
+fn word(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::BF16 => "BF16",
+        _ => "",
+    }
+}
+
+fn reading(name: &str) -> impl Fn(io::Error) -> ParameterError + '_ {
+    move |error| ParameterError::reading(name)(error.into())
 }
 
 /// The weight files of a folder, and the index's claims (tensor to file; empty for a single file).
@@ -212,40 +259,6 @@ fn files(folder: &Path) -> Result<(Vec<String>, BTreeMap<String, String>), BaseE
 /// An index may only name files of its own folder.
 fn is_plain_name(file: &str) -> bool {
     Path::new(file).file_name().is_some_and(|name| name == file)
-}
-
-fn map(folder: &Path, file: &str) -> Result<MmapedSafetensors, BaseError> {
-    let path: PathBuf = folder.join(file);
-    // Opened once beforehand, so that a missing file is told from a broken one.
-    fs::File::open(&path).map_err(|source| BaseError::Read {
-        file: file.into(),
-        source,
-    })?;
-    #[expect(
-        unsafe_code,
-        reason = "weights are mapped, not read, so that a 7B base loads in seconds"
-    )]
-    // SAFETY: the mapping is read-only. As for every program that maps its weights, the files must not be
-    // changed while they are in use; tensors are copied out of the mapping while the model is built.
-    let map = unsafe { MmapedSafetensors::new(&path) };
-    map.map_err(|error| BaseError::Weights {
-        file: file.into(),
-        problem: first_line(&error),
-    })
-}
-
-/// The message without the path and backtrace that candle may add.
-fn first_line(error: &candle_core::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// A fingerprint of the files that changes when any of them is replaced: names, lengths, times.

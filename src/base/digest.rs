@@ -32,8 +32,8 @@ pub fn compute(
     let lines: Vec<String> = tensors
         .par_iter()
         .map(|(name, shape)| {
-            let (dtype, bytes) = checkpoint.stored(name, shape)?;
-            Ok(format!("{name} {dtype} {shape:?} {}\n", Digest::of(bytes)))
+            let (dtype, digest) = checkpoint.stored(name, shape)?;
+            Ok(format!("{name} {dtype} {shape:?} {digest}\n"))
         })
         .collect::<Result<_, BaseError>>()?;
     let config = serde_json::to_string(config).map_err(|source| BaseError::Json {

@@ -5,6 +5,7 @@ use std::io;
 use norma_adapters::SiteTableError;
 use thiserror::Error;
 
+use super::weights::WeightType;
 use crate::model::llava::ModelError;
 use crate::model::parameters::ParameterError;
 
@@ -92,6 +93,16 @@ pub enum BaseError {
         need: u64,
         /// Megabytes free.
         have: u64,
+    },
+    /// The device's kernels have no such type of weights.
+    #[error(
+        "weights cannot be `{weights}` on {device}: `bf16` and `int8` are types of the CPU's kernels"
+    )]
+    NoKernels {
+        /// The type that was asked for.
+        weights: WeightType,
+        /// The device.
+        device: String,
     },
     /// A tensor is missing or does not fit the configuration.
     #[error(transparent)]

@@ -3,11 +3,15 @@
 use std::fs;
 
 use super::error::BaseError;
+use super::weights::WeightType;
+use crate::model::ops::Kernels;
 use crate::model::outline::Outline;
 
-/// Bytes of a base's parameters once loaded (f32 today).
-pub fn weight_bytes(outline: &Outline) -> u64 {
-    outline.n_parameters() as u64 * 4
+/// Bytes of a base's parameters once loaded, norms not included.
+pub fn weight_bytes(outline: &Outline, weights: WeightType, kernels: Kernels) -> u64 {
+    let linears = outline.linears.iter();
+    let linears: usize = linears.map(|shape| weights.bytes(*shape, kernels)).sum();
+    (linears + outline.n_table_values * weights.table_bytes() + outline.n_other_values * 4) as u64
 }
 
 /// Refuses what the machine has no memory for. Where the system does not say how much is free, nothing

@@ -1,7 +1,8 @@
 //! The base on disk: a checkpoint folder in, everything that identifies and builds the model out.
 //!
 //! - [`config`] (and `original`): `config.json` in its two kinds, as one configuration.
-//! - [`checkpoint`]: the safetensors files under canonical names.
+//! - [`checkpoint`] (and `shard`): the safetensors files under canonical names.
+//! - [`weights`]: the types that weights are held in; `loader`: how they become that.
 //! - [`digest`]: what identifies the base. [`memory`]: what it takes.
 //!
 //! [`Base::open`] reads headers only and finds every fault that shows without reading weights: a missing
@@ -12,28 +13,31 @@ pub mod config;
 pub mod digest;
 pub mod error;
 mod fields;
+mod loader;
 pub mod memory;
 mod original;
+mod shard;
+pub mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use norma_adapters::{Digest, SiteTable};
 use serde_json::Value;
 
 pub use self::config::Flavour;
 pub use self::error::BaseError;
+pub use self::weights::WeightType;
 
 use self::checkpoint::Checkpoint;
+use self::loader::Loader;
 use crate::model::MedVlm;
 use crate::model::config::LlavaConfig;
 use crate::model::llava::Llava;
 use crate::model::ops::Kernels;
-use crate::model::ops::frozen_linear::PackedLinear;
 use crate::model::outline::Outline;
-use crate::model::parameters::{ParameterError, Parameters, Weight};
+use crate::model::parameters::{ParameterError, Parameters};
 
 /// What a folder alone does not say.
 #[derive(Clone, Debug)]
@@ -122,8 +126,22 @@ impl Base {
     }
 
     /// Bytes that the loaded parameters take.
-    pub fn weight_bytes(&self) -> u64 {
-        memory::weight_bytes(&self.outline)
+    pub fn weight_bytes(&self, weights: WeightType) -> u64 {
+        memory::weight_bytes(&self.outline, weights, self.kernels())
+    }
+
+    /// The type of weights where nobody chose one: f32 for bases of less than 1 GiB in f32, where it costs
+    /// little, and above bf16 where the device has our kernels.
+    pub fn default_weights(&self) -> WeightType {
+        let large = self.weight_bytes(WeightType::F32) >= 1 << 30;
+        match self.kernels() {
+            Kernels::Fused if large => WeightType::Bf16,
+            _ => WeightType::F32,
+        }
+    }
+
+    fn kernels(&self) -> Kernels {
+        Kernels::for_device(self.checkpoint.device())
     }
 
     /// The base's own norm values as a bank row: effective gains and biases, `row_len` values.
@@ -131,50 +149,31 @@ impl Base {
         base_row(&self.outline.sites, &self.checkpoint).map_err(BaseError::from)
     }
 
+    /// The parameters in the form in which `kernels` compute with them, for who builds a model of their
+    /// own. Refuses what the machine has too little memory for, and types that the kernels do not have.
+    pub fn parameters(
+        &self,
+        kernels: Kernels,
+        weights: WeightType,
+    ) -> Result<impl Parameters + '_, BaseError> {
+        if kernels == Kernels::Composed && weights.needs_fused_kernels() {
+            let device = format!("{:?}", self.checkpoint.device().location());
+            return Err(BaseError::NoKernels { weights, device });
+        }
+        let bytes = memory::weight_bytes(&self.outline, weights, kernels);
+        memory::require("the base", bytes)?;
+        Ok(Loader::new(&self.checkpoint, kernels, weights, bytes))
+    }
+
     /// Loads the model, unless the machine has too little memory.
-    pub fn load(&self, kernels: Kernels) -> Result<Llava, BaseError> {
-        memory::require("the base", self.weight_bytes())?;
-        let loader = Loader {
-            checkpoint: &self.checkpoint,
-            kernels,
-        };
-        Ok(Llava::new(&self.config, &loader, kernels)?)
+    pub fn load(&self, kernels: Kernels, weights: WeightType) -> Result<Llava, BaseError> {
+        let parameters = self.parameters(kernels, weights)?;
+        Ok(Llava::new(&self.config, &parameters, kernels)?)
     }
 
     /// Loads the model for an engine, with the kernels that its device wants.
-    pub fn load_boxed(&self) -> Result<Box<dyn MedVlm>, BaseError> {
-        let kernels = Kernels::for_device(self.checkpoint.device());
-        Ok(Box::new(self.load(kernels)?))
-    }
-}
-
-/// Loads frozen parameters in the form that the kernels want.
-struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
-    kernels: Kernels,
-}
-
-impl Parameters for Loader<'_> {
-    fn device(&self) -> &Device {
-        self.checkpoint.device()
-    }
-
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        self.checkpoint.tensor(name, shape)
-    }
-
-    fn linear(
-        &self,
-        name: &str,
-        weight: Tensor,
-        bias: Option<Tensor>,
-    ) -> Result<Weight, ParameterError> {
-        match self.kernels {
-            Kernels::Composed => self.checkpoint.linear(name, weight, bias),
-            Kernels::Fused => PackedLinear::<f32>::new(&weight, bias.as_ref())
-                .map(|linear| Weight::Frozen(Arc::new(linear)))
-                .map_err(ParameterError::reading(name)),
-        }
+    pub fn load_boxed(&self, weights: WeightType) -> Result<Box<dyn MedVlm>, BaseError> {
+        Ok(Box::new(self.load(self.kernels(), weights)?))
     }
 }
 

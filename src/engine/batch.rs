@@ -20,8 +20,8 @@ pub(super) struct Batch {
     pub logits_of: Vec<Option<usize>>,
 }
 
-/// One step of all this work. `image_tokens`: rows of one image.
-pub(super) fn build(works: &[(&Work, &Sequence)], image_tokens: usize) -> Result<Batch> {
+/// One step of all this work.
+pub(super) fn build(works: &[(&Work, &Sequence)]) -> Result<Batch> {
     let mut batch = Batch::default();
     let step = &mut batch.step;
     let mut cache_rows = Vec::new();
@@ -32,11 +32,11 @@ pub(super) fn build(works: &[(&Work, &Sequence)], image_tokens: usize) -> Result
             step.inputs.push(match input {
                 PromptToken::Text(token) => RowInput::Token(token),
                 PromptToken::Image { image, patch } => {
-                    RowInput::Feature(features.row(image as usize * image_tokens + patch as usize))
+                    RowInput::Feature(features.row(sequence, image as usize, patch as usize)?)
                 }
             });
         }
-        features.close(sequence)?;
+        features.close()?;
         let rows = first_row..step.inputs.len();
         step.positions
             .extend(work.positions.clone().map(|position| position as u32));
@@ -63,35 +63,52 @@ pub(super) fn build(works: &[(&Work, &Sequence)], image_tokens: usize) -> Result
     Ok(batch)
 }
 
-/// The image features of a step: of each sequence those rows that its work reads.
+/// The image features of a step: of each image those rows that are read.
 #[derive(Default)]
-struct Features {
+struct Features<'a> {
     parts: Vec<Tensor>,
     /// Rows of the parts.
     n_rows: usize,
-    /// The rows of the present sequence's features that its work reads: first and count. They are a
-    /// run, since image rows stand in order.
-    run: Option<(usize, usize)>,
+    /// The rows of the present image that are read, which stand in order.
+    run: Option<Run<'a>>,
 }
 
-impl Features {
-    /// The step's feature row for a row of the present sequence's features.
-    fn row(&mut self, row: usize) -> u32 {
-        let (first, count) = self.run.get_or_insert((row, 0));
-        *count = row + 1 - *first;
-        (self.n_rows + row - *first) as u32
+struct Run<'a> {
+    features: &'a Tensor,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Features<'a> {
+    /// The step's feature row for a row of an image.
+    fn row(&mut self, sequence: &'a Sequence, image: usize, patch: usize) -> Result<u32> {
+        let Some(Some(features)) = sequence.features.get(image) else {
+            bail!("image {image} is not encoded")
+        };
+        // The first row of an image cannot go on where another ended.
+        if patch == 0 {
+            self.close()?;
+        }
+        let run = self.run.get_or_insert(Run {
+            features,
+            first: patch,
+            count: 0,
+        });
+        run.count = patch + 1 - run.first;
+        Ok((self.n_rows + patch - run.first) as u32)
     }
 
-    /// Ends the present sequence.
-    fn close(&mut self, sequence: &Sequence) -> Result<()> {
-        let Some((first, count)) = self.run.take() else {
-            return Ok(());
-        };
-        let Some(features) = &sequence.features else {
-            bail!("images are not encoded")
-        };
-        self.parts.push(features.narrow(0, first, count)?);
-        self.n_rows += count;
+    /// Ends the present image.
+    fn close(&mut self) -> Result<()> {
+        if let Some(Run {
+            features,
+            first,
+            count,
+        }) = self.run.take()
+        {
+            self.parts.push(features.narrow(0, first, count)?);
+            self.n_rows += count;
+        }
         Ok(())
     }
 

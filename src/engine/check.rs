@@ -6,7 +6,7 @@
 use candle_core::DType;
 use thiserror::Error;
 
-use super::request::Request;
+use super::request::{Request, RequestImage};
 use crate::model::ModelShape;
 use crate::preprocess::PromptToken;
 
@@ -211,11 +211,13 @@ fn check_prompt(request: &Request, shape: &ModelShape) -> Result<(), InvalidRequ
 
 fn check_images(request: &Request, shape: &ModelShape) -> Result<(), InvalidRequest> {
     let want = [3, shape.image_size, shape.image_size];
-    let wrong = |image: &&candle_core::Tensor| image.dims() != want || image.dtype() != DType::F32;
-    let Some(index) = request.images.iter().position(|image| wrong(&image)) else {
+    let wrong = |image: &RequestImage| {
+        image.pixels().dims() != want || image.pixels().dtype() != DType::F32
+    };
+    let Some(index) = request.images.iter().position(wrong) else {
         return Ok(());
     };
-    let image = &request.images[index];
+    let image = request.images[index].pixels();
     let (got_type, got) = (image.dtype().as_str(), image.dims().to_vec());
     Err(InvalidRequest::Image {
         index,

@@ -5,7 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use norma_adapters::Digest;
 
 use super::batch;
 use super::config::{EngineConfig, EngineError};
@@ -23,6 +24,8 @@ pub(super) struct Compute {
     bank_slots: usize,
     cache_rows: usize,
     bank: NormBank,
+    /// By slot: the digest of the values that image features depend on.
+    vision: Vec<Digest>,
     /// `None` only while it is being replaced.
     cache: Option<KvCache>,
 }
@@ -55,8 +58,10 @@ impl Compute {
         let cache_rows = config.n_blocks() * config.block_rows;
         let bank = new_bank(&*model, &base_row, config.bank_slots)?;
         let cache = Some(new_cache(&*model, cache_rows)?);
+        let vision = vec![model.sites().vision_digest(&base_row); config.bank_slots];
         Ok(Self {
             model,
+            vision,
             base_row,
             bank_slots: config.bank_slots,
             cache_rows,
@@ -81,26 +86,25 @@ impl Compute {
 
     /// Fills a slot that no running sequence uses.
     pub fn fill(&mut self, slot: u32, row: &[f32]) -> std::result::Result<(), RequestError> {
-        self.bank
-            .fill(slot, row)
-            .map_err(|error| RequestError::Model {
-                message: first_line(&error),
-            })
+        let filled = self.bank.fill(slot, row);
+        filled.map_err(|error| RequestError::Model {
+            message: first_line(&error),
+        })?;
+        self.vision[slot as usize] = self.model.sites().vision_digest(row);
+        Ok(())
     }
 
-    /// The image features of each sequence, `[images * image_tokens, hidden]`. `sequences`: with their
-    /// slots. All at once; if that gives an error, each alone, so that only the culprit fails. After a
-    /// panic the outcomes may be fewer than the sequences; those left out may be tried again.
-    pub fn encode(&self, sequences: &[(&Sequence, u32)]) -> Computed<Tensor> {
-        each_alone_on_error(sequences, &|sequences| {
-            let pixels: Vec<&Tensor> = sequences
-                .iter()
-                .flat_map(|(sequence, _)| &sequence.request.images)
-                .collect();
-            let slots: Vec<u32> = sequences
-                .iter()
-                .flat_map(|(sequence, slot)| vec![*slot; sequence.request.images.len()])
-                .collect();
+    /// The digest of a slot's values that image features depend on.
+    pub fn vision_of(&self, slot: u32) -> Digest {
+        self.vision[slot as usize]
+    }
+
+    /// The features of each image, `[image_tokens, hidden]`. `images`: pixels and slots. All at once; if
+    /// that gives an error, each alone, so that only the culprit fails. After a panic the outcomes may be
+    /// fewer than the images; those left out may be tried again.
+    pub fn encode(&self, images: &[(&Tensor, u32)]) -> Computed<Tensor> {
+        each_alone_on_error(images, &|images| {
+            let (pixels, slots): (Vec<&Tensor>, Vec<u32>) = images.iter().copied().unzip();
             let pixels = Tensor::stack(&pixels, 0)?.to_device(self.model.device())?;
             let features = self.model.encode_images(&pixels, &slots, &self.bank)?;
             let rows = features.dim(0)?;
@@ -111,28 +115,27 @@ impl Compute {
                     slots.len()
                 );
             }
-            let mut first = 0;
-            let of = |(sequence, _): &(&Sequence, u32)| {
-                let rows = sequence.request.images.len() * each;
-                first += rows;
-                features.narrow(0, first - rows, rows)
-            };
-            sequences.iter().map(of).collect()
+            if slots.len() == 1 {
+                return Ok(vec![features]);
+            }
+            // Copies, so that keeping one does not keep all.
+            let of = |image: usize| features.narrow(0, image * each, each)?.copy();
+            (0..slots.len()).map(of).collect()
         })
     }
 
-    /// The logits of each work that gives a token. As [`Self::encode`] if there is an error. A panic
+    /// The logits of each work that gives a token, `[vocab]` on the CPU. As [`Self::encode`] if there is an error. A panic
     /// may have left the cache locked or half written, so it counts as lost; work that was not reached
     /// after that has no outcome, so the outcomes may be fewer than the works.
-    pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Vec<f32>>> {
+    pub fn forward(&self, works: &[(&Work, &Sequence)]) -> Computed<Option<Tensor>> {
         let mut computed = each_alone_on_error(works, &|works| self.logits(works));
         computed.cache_lost = computed.panics > 0;
         computed
     }
 
-    fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Vec<f32>>>> {
+    fn logits(&self, works: &[(&Work, &Sequence)]) -> Result<Vec<Option<Tensor>>> {
         let shape = self.model.shape();
-        let batch = batch::build(works, shape.image_tokens)?;
+        let batch = batch::build(works)?;
         let logits = self
             .model
             .forward(&batch.step, &self.bank, self.cache.as_ref())?;
@@ -143,17 +146,9 @@ impl Compute {
                 logits.shape()
             );
         }
-        let mut rows: Vec<Option<Vec<f32>>> = logits
-            .to_dtype(DType::F32)?
-            .to_vec2()?
-            .into_iter()
-            .map(Some)
-            .collect();
-        Ok(batch
-            .logits_of
-            .iter()
-            .map(|row| row.and_then(|row| rows[row].take()))
-            .collect())
+        let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let of = |row: &Option<usize>| row.map(|row| logits.get(row)).transpose();
+        batch.logits_of.iter().map(of).collect()
     }
 }
 

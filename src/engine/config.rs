@@ -11,10 +11,14 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Rows (tokens and image rows) of one step, at most. A longer prompt is read in several steps.
     pub max_step_tokens: usize,
+    /// Rows of prompts in a step in which answers go on, at most: fewer let answers flow more evenly, more
+    /// read prompts faster.
+    pub max_rows_beside_answers: usize,
     /// Images encoded before one step, at most; a request with more of them is encoded alone.
+    /// Few, because running answers wait meanwhile.
     pub max_step_images: usize,
-    /// Rows of the KV cache: what all running sequences together may hold. A sequence reserves its
-    /// prompt and `max_tokens`, in whole blocks.
+    /// Rows of the KV cache: what all running sequences together may hold, in whole blocks, and what is
+    /// kept of ended ones.
     pub kv_rows: usize,
     /// Rows of one block of the KV cache.
     pub block_rows: usize,
@@ -22,6 +26,11 @@ pub struct EngineConfig {
     pub bank_slots: usize,
     /// Requests that wait, at most; more are refused.
     pub queue_len: usize,
+    /// Whether a prompt that begins like an earlier one of the same tenant and adapter takes its keys and
+    /// values over.
+    pub prefix_cache: bool,
+    /// Bytes of image features kept for further questions about the same images; 0 keeps none.
+    pub image_cache_bytes: usize,
 }
 
 impl Default for EngineConfig {
@@ -29,11 +38,14 @@ impl Default for EngineConfig {
         Self {
             max_sequences: 32,
             max_step_tokens: 512,
-            max_step_images: 8,
+            max_rows_beside_answers: 128,
+            max_step_images: 2,
             kv_rows: 16_384,
             block_rows: 16,
             bank_slots: 64,
             queue_len: 256,
+            prefix_cache: true,
+            image_cache_bytes: 256 << 20,
         }
     }
 }
@@ -85,6 +97,7 @@ impl EngineConfig {
         at_least("max_sequences", self.max_sequences, 1)?;
         // Every running answer gets its token in every step.
         at_least("max_step_tokens", self.max_step_tokens, self.max_sequences)?;
+        at_least("max_rows_beside_answers", self.max_rows_beside_answers, 1)?;
         at_least("max_step_images", self.max_step_images, 1)?;
         at_least("block_rows", self.block_rows, 1)?;
         at_least("kv_rows", self.kv_rows, self.block_rows)?;
@@ -122,6 +135,13 @@ mod tests {
             ..config
         };
         assert_eq!(field_of(few), "max_step_tokens");
+        assert_eq!(
+            field_of(EngineConfig {
+                max_rows_beside_answers: 0,
+                ..config
+            }),
+            "max_rows_beside_answers"
+        );
         assert_eq!(
             field_of(EngineConfig {
                 max_step_images: 0,

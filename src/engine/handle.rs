@@ -13,6 +13,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::check::{self, Bounds, InvalidRequest};
 use super::config::{EngineConfig, EngineError};
+use super::prefix::PrefixChain;
 use super::request::{Answer, Request};
 use super::runner::Runner;
 use super::sequence::Submitted;
@@ -128,6 +129,10 @@ impl EngineHandle {
                 limit: bounds.sequence_limit,
             });
         }
+        // The client's thread has more time than the engine's.
+        let prefix = config
+            .prefix_cache
+            .then(|| PrefixChain::of_prompt(&request, config.block_rows));
         let requests = lock(&self.shared.requests);
         let sender = requests.as_ref().ok_or(SubmitError::ShuttingDown)?;
         // Only submissions add, and they hold the lock; so the limit holds.
@@ -140,6 +145,7 @@ impl EngineHandle {
         board.waiting.fetch_add(1, Ordering::Relaxed);
         let submitted = Submitted {
             request,
+            prefix,
             events,
             at: Instant::now(),
         };

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use norma_adapters::{AdapterValues, Generation};
+use norma_adapters::{AdapterValues, Digest, Generation};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -22,6 +22,33 @@ pub struct RequestAdapter {
     pub values: AdapterValues,
 }
 
+/// An image as the model sees it, and what identifies it.
+#[derive(Clone, Debug)]
+pub struct RequestImage {
+    pixels: Tensor,
+    digest: Digest,
+}
+
+impl RequestImage {
+    /// `pixels`: normalised, `[3, image_size, image_size]`, f32. Digests them, so better not on the thread
+    /// of an asynchronous runtime.
+    pub fn new(pixels: Tensor) -> candle_core::Result<Self> {
+        let values = pixels.flatten_all()?.to_dtype(candle_core::DType::F32)?;
+        let digest = Digest::of_f32(&values.to_vec1::<f32>()?);
+        Ok(Self { pixels, digest })
+    }
+
+    /// `[3, image_size, image_size]`.
+    pub fn pixels(&self) -> &Tensor {
+        &self.pixels
+    }
+
+    /// SHA-256 of the pixels.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
 /// One question to the model.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -31,8 +58,8 @@ pub struct Request {
     pub adapter: Option<RequestAdapter>,
     /// The prompt. Image rows must be those of `images`, all of them, in order.
     pub prompt: Vec<PromptToken>,
-    /// Normalised pixels, each `[3, image_size, image_size]`, f32.
-    pub images: Vec<Tensor>,
+    /// The images, in order.
+    pub images: Vec<RequestImage>,
     /// How a token is chosen.
     pub sampling: Sampling,
     /// Texts that end the answer; they are no part of it.
@@ -158,6 +185,8 @@ pub struct Finished {
     pub reason: FinishReason,
     /// Rows of the prompt, image rows included.
     pub prompt_tokens: usize,
+    /// Rows of the prompt that lay in the cache and were not computed.
+    pub cached_tokens: usize,
     /// Tokens of the answer, the end-of-text token included.
     pub completion_tokens: usize,
     /// How long it took.

@@ -9,18 +9,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use norma_adapters::SlotTable;
+use rayon::prelude::*;
 
-use super::blocks::BlockPool;
 use super::compute::Compute;
 use super::config::{EngineConfig, EngineError};
+use super::features::{FeatureCache, FeatureKey};
 use super::handle::{Board, lock};
 use super::request::{FinishReason, RequestError};
-use super::scheduler::{Admission, Limits, Scheduler, SequenceId, Work};
+use super::scheduler::{Admission, BlockPool, Limits, Plan, Scheduler, SequenceId, Was, Work};
 use super::sequence::{Sequence, Submitted};
 use super::stats::EngineStats;
 use crate::model::MedVlm;
 use crate::preprocess::TextTokenizer;
+
+/// So many logits in a step are worth more than one thread.
+const PARALLEL_LOGITS: usize = 1 << 16;
+
+/// An image to encode, and the sequences that wait for it.
+struct Wanted {
+    key: FeatureKey,
+    pixels: Tensor,
+    slot: u32,
+    /// Sequences, and which of their images it is; at least one.
+    places: Vec<(SequenceId, usize)>,
+}
 
 /// Everything that the engine's thread owns.
 pub(super) struct Runner {
@@ -29,6 +43,7 @@ pub(super) struct Runner {
     config: EngineConfig,
     board: Arc<Board>,
     scheduler: Scheduler,
+    features: FeatureCache,
     /// Waiting and running, by age.
     sequences: BTreeMap<SequenceId, Sequence>,
     next_id: u64,
@@ -50,6 +65,7 @@ impl Runner {
             config,
             board,
             scheduler: scheduler(&config),
+            features: FeatureCache::new(config.image_cache_bytes),
             sequences: BTreeMap::new(),
             next_id: 0,
             stats: EngineStats::default(),
@@ -75,7 +91,16 @@ impl Runner {
     pub fn step(&mut self) -> Result<(), EngineError> {
         self.sweep();
         self.admit();
-        let mut works = self.scheduler.plan();
+        let Plan {
+            mut works,
+            preempted,
+        } = self.scheduler.plan();
+        for id in preempted {
+            self.board.waiting.fetch_add(1, Ordering::Relaxed);
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.forget_features();
+            }
+        }
         self.encode_images(&mut works);
         if !works.is_empty() {
             self.forward(&works)?;
@@ -90,14 +115,14 @@ impl Runner {
         self.stats.panics += 1;
         tracing::error!("a step panicked; the running requests fail");
         self.compute.rebuild()?;
-        self.scheduler = scheduler(&self.config);
+        let before = std::mem::replace(&mut self.scheduler, scheduler(&self.config));
         for (id, sequence) in std::mem::take(&mut self.sequences) {
-            if sequence.is_admitted() {
-                self.stats.finished.failed += 1;
-                sequence.fail(RequestError::Panicked);
-            } else {
+            if before.is_waiting(id) {
                 self.scheduler.enqueue(id, sequence.demand());
                 self.sequences.insert(id, sequence);
+            } else {
+                self.stats.finished.failed += 1;
+                sequence.fail(RequestError::Panicked);
             }
         }
         self.publish();
@@ -145,50 +170,69 @@ impl Runner {
         }
     }
 
-    /// Encodes the images that this work reads. Work whose images failed, or were not reached because
-    /// others' panicked, is none for this step.
+    /// Encodes the images that this work reads, unless their features are kept. Work whose images failed, or
+    /// were not reached because others' panicked, is none for this step.
     fn encode_images(&mut self, works: &mut Vec<Work>) {
-        let mut group: Vec<(SequenceId, u32)> = Vec::new();
-        let mut images = 0;
+        let mut wanted: Vec<Wanted> = Vec::new();
         for work in works.iter() {
-            let Some(sequence) = self.sequences.get(&work.id) else {
+            let Some(sequence) = self.sequences.get_mut(&work.id) else {
                 continue;
             };
-            if !sequence.lacks_features(work.positions.clone()) {
-                continue;
+            for image in sequence.lacking_images(work.positions.clone()) {
+                let place = (work.id, image);
+                let asked = &sequence.request.images[image];
+                let key = FeatureKey {
+                    tenant: Arc::clone(&sequence.request.tenant),
+                    image: *asked.digest(),
+                    vision: self.compute.vision_of(work.slot),
+                };
+                if let Some(features) = self.features.get(&key) {
+                    sequence.features[image] = Some(features);
+                } else if let Some(same) = wanted.iter_mut().find(|other| other.key == key) {
+                    same.places.push(place);
+                } else {
+                    wanted.push(Wanted {
+                        key,
+                        pixels: asked.pixels().clone(),
+                        slot: work.slot,
+                        places: vec![place],
+                    });
+                }
             }
-            let more = sequence.request.images.len();
-            if images > 0 && images + more > self.config.max_step_images {
-                self.encode_group(&group);
-                group.clear();
-                images = 0;
-            }
-            images += more;
-            group.push((work.id, work.slot));
         }
-        self.encode_group(&group);
+        if wanted.is_empty() {
+            return;
+        }
+        for group in wanted.chunks(self.config.max_step_images) {
+            self.encode_group(group);
+        }
         works.retain(|work| {
             let sequence = self.sequences.get(&work.id);
-            sequence.is_some_and(|sequence| !sequence.lacks_features(work.positions.clone()))
+            sequence
+                .is_some_and(|sequence| sequence.lacking_images(work.positions.clone()).is_empty())
         });
     }
 
-    fn encode_group(&mut self, group: &[(SequenceId, u32)]) {
-        if group.is_empty() {
-            return;
-        }
-        let of = |(id, slot): &(SequenceId, u32)| Some((self.sequences.get(id)?, *slot));
-        let sequences: Vec<_> = group.iter().filter_map(of).collect();
-        let encoded = self.compute.encode(&sequences);
+    fn encode_group(&mut self, group: &[Wanted]) {
+        let images: Vec<_> = group
+            .iter()
+            .map(|wanted| (&wanted.pixels, wanted.slot))
+            .collect();
+        let encoded = self.compute.encode(&images);
         self.stats.panics += encoded.panics;
-        for ((id, _), features) in group.iter().zip(encoded.outcomes) {
-            match features {
-                Ok(features) => {
-                    if let Some(sequence) = self.sequences.get_mut(id) {
-                        sequence.features = Some(features);
+        for (wanted, features) in group.iter().zip(encoded.outcomes) {
+            if let Ok(features) = &features {
+                self.features.put(wanted.key.clone(), features);
+            }
+            for (id, image) in &wanted.places {
+                match &features {
+                    Ok(features) => {
+                        if let Some(sequence) = self.sequences.get_mut(id) {
+                            sequence.features[*image] = Some(features.clone());
+                        }
                     }
+                    Err(error) => self.fail(*id, error.clone()),
                 }
-                Err(error) => self.fail(*id, error),
             }
         }
     }
@@ -201,12 +245,20 @@ impl Runner {
             .collect();
         let computed = self.compute.forward(&batch);
         self.stats.panics += computed.panics;
+        let mut rows = BTreeMap::new();
         for (work, outcome) in works.iter().zip(computed.outcomes) {
             match outcome {
-                Ok(logits) => self.advance(work, logits.as_deref()),
+                Ok(logits) => {
+                    self.scheduler.computed(work);
+                    if let Some(sequence) = self.sequences.get_mut(&work.id) {
+                        sequence.computed(&work.positions);
+                    }
+                    rows.extend(logits.map(|logits| (work.id, logits)));
+                }
                 Err(error) => self.fail(work.id, error),
             }
         }
+        self.choose(&rows);
         if computed.cache_lost {
             self.compute.replace_cache()?;
             self.scheduler.cache_lost();
@@ -214,34 +266,53 @@ impl Runner {
         Ok(())
     }
 
-    /// Books what a step computed for a sequence; with logits, gives it its next token.
-    fn advance(&mut self, work: &Work, logits: Option<&[f32]>) {
-        let Some(sequence) = self.sequences.get_mut(&work.id) else {
-            return;
-        };
-        self.scheduler.computed(work);
-        let prompt_rows = sequence.request.prompt.len();
-        if work.positions.end >= prompt_rows {
-            sequence.features = None;
-        }
-        let Some(logits) = logits else { return };
-        if sequence.is_fresh() {
-            self.stats.prompt_tokens += prompt_rows as u64;
+    /// Gives each of these sequences its next token.
+    fn choose(&mut self, rows: &BTreeMap<SequenceId, Tensor>) {
+        let logits: usize = rows.values().map(Tensor::elem_count).sum();
+        let mut choosing: Vec<(SequenceId, &mut Sequence, &Tensor)> = self
+            .sequences
+            .iter_mut()
+            .filter_map(|(id, sequence)| Some((*id, sequence, rows.get(id)?)))
+            .collect();
+        for (_, sequence, _) in choosing
+            .iter()
+            .filter(|(_, sequence, _)| sequence.is_fresh())
+        {
+            self.stats.prompt_tokens += sequence.request.prompt.len() as u64;
         }
         // Whatever is wrong with one answer's text or tokens is its own affair.
-        match catch_unwind(AssertUnwindSafe(|| sequence.choose(logits))) {
-            Ok(Ok(end)) => {
-                self.stats.generated_tokens += 1;
-                match end {
-                    None => self.scheduler.token_chosen(work.id),
-                    Some(reason) => self.finish(work.id, reason),
+        let choose = |(id, sequence, row): &mut (SequenceId, &mut Sequence, &Tensor)| {
+            let chosen = catch_unwind(AssertUnwindSafe(|| sequence.choose(row)));
+            (*id, chosen)
+        };
+        let chosen: Vec<_> = if logits < PARALLEL_LOGITS {
+            choosing.iter_mut().map(choose).collect()
+        } else {
+            choosing.par_iter_mut().map(choose).collect()
+        };
+        for (id, outcome) in chosen {
+            match outcome {
+                Ok(Ok(end)) => {
+                    self.stats.generated_tokens += 1;
+                    self.go_on(id, end);
+                }
+                Ok(Err(error)) => self.fail(id, error),
+                Err(_) => {
+                    self.stats.panics += 1;
+                    self.fail(id, RequestError::Panicked);
                 }
             }
-            Ok(Err(error)) => self.fail(work.id, error),
-            Err(_) => {
-                self.stats.panics += 1;
-                self.fail(work.id, RequestError::Panicked);
+        }
+    }
+
+    fn go_on(&mut self, id: SequenceId, end: Option<FinishReason>) {
+        match end {
+            None => {
+                let sequence = self.sequences.get_mut(&id);
+                let key = sequence.and_then(Sequence::name_last_token);
+                self.scheduler.token_chosen(id, key);
             }
+            Some(reason) => self.finish(id, reason),
         }
     }
 
@@ -261,12 +332,10 @@ impl Runner {
     }
 
     fn remove(&mut self, id: SequenceId) -> Option<Sequence> {
-        self.scheduler.end(id);
-        let sequence = self.sequences.remove(&id)?;
-        if !sequence.is_admitted() {
+        if self.scheduler.end(id) == Some(Was::Waiting) {
             self.board.waiting.fetch_sub(1, Ordering::Relaxed);
         }
-        Some(sequence)
+        self.sequences.remove(&id)
     }
 
     fn publish(&mut self) {
@@ -276,7 +345,15 @@ impl Runner {
             adapters
         });
         self.stats.running = self.scheduler.n_running();
+        let totals = self.scheduler.take_totals();
+        self.stats.prefix_queries += totals.prefix_queries;
+        self.stats.prefix_hits += totals.prefix_hits;
+        self.stats.preemptions += totals.preemptions;
+        self.stats.image_queries = self.features.queries;
+        self.stats.image_hits = self.features.hits;
+        self.stats.image_bytes = self.features.bytes();
         self.stats.kv_rows_used = self.scheduler.blocks().rows_used();
+        self.stats.kv_rows_kept = self.scheduler.blocks().rows_kept();
         self.stats.kv_rows_total = self.scheduler.blocks().rows_total();
         self.stats.slots_used = self.scheduler.slots().in_use();
         self.stats.slots_total = self.scheduler.slots().capacity();
@@ -290,6 +367,7 @@ fn scheduler(config: &EngineConfig) -> Scheduler {
     let limits = Limits {
         max_sequences: config.max_sequences,
         max_step_rows: config.max_step_tokens,
+        max_rows_beside_answers: config.max_rows_beside_answers,
         max_step_images: config.max_step_images,
         overtakes: config.max_sequences,
     };

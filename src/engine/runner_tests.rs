@@ -86,6 +86,7 @@ fn ask(runner: &mut Runner) -> Answer {
     let request = Request::new("tenant".into(), vec![PromptToken::Text(1)], 2);
     runner.board.waiting.fetch_add(1, Ordering::Relaxed);
     runner.accept(Submitted {
+        prefix: None,
         request,
         events,
         at: Instant::now(),

@@ -8,6 +8,10 @@ use std::cmp::Ordering;
 use thiserror::Error;
 
 use super::request::{Sampling, TopToken};
+use crate::model::ops::cpu::lanes::{exp, max, sum};
+
+/// So many tokens or fewer are found without sorting.
+const FEW: usize = 32;
 
 /// A number in [0, 1) that is a function of a seed and of a token's place in its answer: the
 /// `index + 1`st output of SplitMix64 begun at `seed` (Steele, Lea and Flood, "Fast splittable
@@ -48,27 +52,27 @@ pub struct NotFinite;
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
     logits: &'a [f32],
+    max: f32,
     log_sum_exp: f64,
 }
 
 impl<'a> Logits<'a> {
     /// Checks a row. Negative infinity is allowed for some tokens: probability 0.
     pub fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
-        if logits.iter().any(|logit| logit.is_nan()) {
+        // Looks at all of them: without a way out the loop is vector code.
+        if logits.iter().fold(false, |any, logit| any | logit.is_nan()) {
             return Err(NotFinite);
         }
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let max = max(logits);
         if !max.is_finite() {
             return Err(NotFinite);
         }
-        let max = f64::from(max);
-        let sum: f64 = logits
-            .iter()
-            .map(|logit| (f64::from(*logit) - max).exp())
-            .sum();
+        let mut weights = vec![0.0; logits.len()];
+        let sum = weigh(logits, max, 1.0, &mut weights);
         Ok(Self {
             logits,
-            log_sum_exp: max + sum.ln(),
+            max,
+            log_sum_exp: f64::from(max) + sum.ln(),
         })
     }
 
@@ -84,9 +88,8 @@ impl<'a> Logits<'a> {
 
     /// The `n` likeliest tokens, best first; equal ones by their number.
     pub fn top(&self, n: usize) -> Vec<TopToken> {
-        let mut order: Vec<u32> = (0..self.logits.len() as u32).collect();
-        self.keep_best(&mut order, n);
-        order.into_iter().map(|token| self.token(token)).collect()
+        let best = self.best(n, 0..self.logits.len() as u32);
+        best.into_iter().map(|token| self.token(token)).collect()
     }
 
     /// Chooses a token that is not `forbidden`.
@@ -96,47 +99,75 @@ impl<'a> Logits<'a> {
         forbidden: &[u32],
         draw: Draw,
     ) -> Result<u32, NotFinite> {
-        let allowed = (0..self.logits.len() as u32)
-            .filter(|t| !forbidden.contains(t) && self.logits[*t as usize] > f32::NEG_INFINITY);
         if sampling.temperature == 0.0 {
-            return allowed.min_by(|a, b| self.order(*a, *b)).ok_or(NotFinite);
+            return self.likeliest(forbidden);
         }
-        let mut tokens: Vec<u32> = allowed.collect();
-        if let Some(top_k) = sampling.top_k {
-            self.keep_best(&mut tokens, top_k);
+        match sampling.top_k {
+            None => self.draw_of_all(sampling, forbidden, draw),
+            Some(top_k) => {
+                let tokens = self.best(top_k, self.possible(forbidden));
+                let logits: Vec<f32> = tokens.iter().map(|t| self.logits[*t as usize]).collect();
+                let chosen = Logits::new(&logits)?.draw_of_all(sampling, &[], draw)?;
+                Ok(tokens[chosen as usize])
+            }
         }
-        let max = tokens
-            .iter()
-            .map(|token| self.logits[*token as usize])
-            .fold(f32::MIN, f32::max);
-        let temperature = f64::from(sampling.temperature);
-        let weight =
-            |token: u32| (f64::from(self.logits[token as usize] - max) / temperature).exp();
+    }
+
+    fn likeliest(&self, forbidden: &[u32]) -> Result<u32, NotFinite> {
+        let first = self.logits.iter().position(|logit| *logit == self.max);
+        let first = first.ok_or(NotFinite)? as u32;
+        if forbidden.contains(&first) {
+            let next = self.best(1, self.possible(forbidden)).pop();
+            return next.ok_or(NotFinite);
+        }
+        Ok(first)
+    }
+
+    /// Draws by weight, of the nucleus if there is one.
+    fn draw_of_all(
+        &self,
+        sampling: &Sampling,
+        forbidden: &[u32],
+        draw: Draw,
+    ) -> Result<u32, NotFinite> {
+        let mut weights = vec![0.0; self.logits.len()];
+        weigh(self.logits, self.max, sampling.temperature, &mut weights);
+        for token in forbidden {
+            if let Some(weight) = weights.get_mut(*token as usize) {
+                *weight = 0.0;
+            }
+        }
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mut tokens: Vec<u32> = Vec::new();
         if sampling.top_p < 1.0 {
-            let total: f64 = tokens.iter().map(|token| weight(*token)).sum();
             let top_p = f64::from(sampling.top_p);
             // All tokens below this share together have less than `1 - top_p`, so none of them is
             // among the likeliest that reach `top_p`. What is left is short enough to be sorted.
-            let least = (1.0 - top_p) / tokens.len() as f64 * total;
-            tokens.retain(|token| weight(*token) >= least);
+            let least = (1.0 - top_p) / weights.len() as f64 * total;
+            let all = 0..weights.len() as u32;
+            tokens.extend(all.filter(|token| f64::from(weights[*token as usize]) >= least));
             tokens.sort_unstable_by(|a, b| self.order(*a, *b));
             let mut sum = 0.0;
             let enough = tokens.iter().position(|token| {
-                sum += weight(*token);
+                sum += f64::from(weights[*token as usize]);
                 sum >= top_p * total
             });
             tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
+        } else {
+            tokens.extend((0..weights.len() as u32).filter(|token| weights[*token as usize] > 0.0));
         }
-        let total: f64 = tokens.iter().map(|token| weight(*token)).sum();
+        let weight = |token: &u32| f64::from(weights[*token as usize]);
+        let total: f64 = tokens.iter().map(weight).sum();
         let mut left = draw.fraction() * total;
         for token in &tokens {
-            left -= weight(*token);
+            left -= weight(token);
             if left < 0.0 {
                 return Ok(*token);
             }
         }
         // Rounding may leave a trifle after the last one.
-        tokens.last().copied().ok_or(NotFinite)
+        let possible = tokens.iter().rev().find(|token| weight(token) > 0.0);
+        possible.copied().ok_or(NotFinite)
     }
 
     /// Best first; equal ones by their number.
@@ -145,16 +176,54 @@ impl<'a> Logits<'a> {
         y.total_cmp(&x).then(a.cmp(&b))
     }
 
-    /// Keeps the `n` best, in order.
-    fn keep_best(&self, tokens: &mut Vec<u32>, n: usize) {
-        if n == 0 {
-            tokens.clear();
-        } else if n < tokens.len() {
-            tokens.select_nth_unstable_by(n - 1, |a, b| self.order(*a, *b));
-            tokens.truncate(n);
-        }
-        tokens.sort_unstable_by(|a, b| self.order(*a, *b));
+    fn possible(&self, forbidden: &[u32]) -> impl Iterator<Item = u32> {
+        (0..self.logits.len() as u32).filter(|token| {
+            self.logits[*token as usize] > f32::NEG_INFINITY && !forbidden.contains(token)
+        })
     }
+
+    /// The `n` best of these tokens, which are in ascending order; best first.
+    fn best(&self, n: usize, among: impl Iterator<Item = u32>) -> Vec<u32> {
+        if n > FEW {
+            let mut tokens: Vec<u32> = among.collect();
+            if n < tokens.len() {
+                tokens.select_nth_unstable_by(n - 1, |a, b| self.order(*a, *b));
+                tokens.truncate(n);
+            }
+            tokens.sort_unstable_by(|a, b| self.order(*a, *b));
+            return tokens;
+        }
+        // Few are kept in order; nearly every token is worse than the last of them.
+        let mut best: Vec<u32> = Vec::with_capacity(n + 1);
+        for token in among {
+            let full = best.len() == n;
+            if full
+                && best
+                    .last()
+                    .is_none_or(|last| self.order(token, *last).is_gt())
+            {
+                continue;
+            }
+            let place = best.partition_point(|other| self.order(*other, token).is_lt());
+            best.insert(place, token);
+            best.truncate(n);
+        }
+        best
+    }
+}
+
+/// Fills `weights` with `exp((logit - max) / temperature)`; returns their sum.
+fn weigh(logits: &[f32], max: f32, temperature: f32, weights: &mut [f32]) -> f64 {
+    // Runs short enough for sums in f32, which are vector code.
+    const RUN: usize = 1024;
+    let mut total = 0.0;
+    for (logits, weights) in logits.chunks(RUN).zip(weights.chunks_mut(RUN)) {
+        for (logit, weight) in logits.iter().zip(weights.iter_mut()) {
+            *weight = exp((logit - max) / temperature);
+        }
+        total += f64::from(sum(weights));
+    }
+    total
 }
 
 #[cfg(test)]

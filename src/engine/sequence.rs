@@ -11,16 +11,20 @@ use std::time::Instant;
 use candle_core::Tensor;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::prefix::{PrefixChain, Row};
 use super::request::{Event, FinishReason, Finished, Request, RequestError, Timings, TokenEvent};
 use super::sampler::{Draw, Logits, NotFinite};
-use super::scheduler::Demand;
+use super::scheduler::{BlockKey, Demand};
 use super::text::{AnswerText, Stops};
+use crate::model::ops::cpu::with_slices;
 use crate::preprocess::{PromptToken, TextTokenizer, TokenizerError};
 
 /// A request on its way to the thread.
 #[derive(Debug)]
 pub(super) struct Submitted {
     pub request: Request,
+    /// Names the prompt's contents, if anything is to be shared.
+    pub prefix: Option<PrefixChain>,
     pub events: UnboundedSender<Event>,
     pub at: Instant,
 }
@@ -29,8 +33,11 @@ pub(super) struct Submitted {
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub request: Request,
-    /// `[images * image_tokens, hidden]`, once encoded and until the prompt has been read.
-    pub features: Option<Tensor>,
+    /// By image `[image_tokens, hidden]`, once encoded and until the prompt has been read.
+    pub features: Vec<Option<Tensor>>,
+    prefix: Option<PrefixChain>,
+    /// Rows of the prompt that need not be computed; `None` until the first are.
+    cached_rows: Option<usize>,
     /// The answer so far.
     tokens: Vec<u32>,
     tokenizer: Arc<TextTokenizer>,
@@ -47,11 +54,14 @@ impl Sequence {
     pub fn new(submitted: Submitted, tokenizer: &Arc<TextTokenizer>) -> Self {
         let Submitted {
             request,
+            prefix,
             events,
             at,
         } = submitted;
         Self {
-            features: None,
+            features: vec![None; request.images.len()],
+            prefix,
+            cached_rows: None,
             tokens: Vec::new(),
             text: AnswerText::new(tokenizer.stream(), request.stop.clone()),
             // The standard library's hasher is keyed with the system's randomness.
@@ -71,15 +81,23 @@ impl Sequence {
 
     /// What the scheduler must know of it.
     pub fn demand(&self) -> Demand {
+        let Request {
+            tenant,
+            adapter,
+            prompt,
+            images,
+            ..
+        } = &self.request;
+        let last_image_row = prompt.iter().rposition(is_image);
+        let prefix = self.prefix.as_ref();
         Demand {
-            prompt_rows: self.request.prompt.len(),
-            max_tokens: self.request.max_tokens,
-            images: self.request.images.len(),
-            generation: self
-                .request
-                .adapter
-                .as_ref()
-                .map(|adapter| adapter.generation),
+            tenant: Arc::clone(tenant),
+            prompt_rows: prompt.len(),
+            known_rows: prompt.len() + self.tokens.len(),
+            images: images.len(),
+            images_end: last_image_row.map_or(0, |row| row + 1),
+            generation: adapter.as_ref().map(|adapter| adapter.generation),
+            keys: prefix.map_or_else(Vec::new, |prefix| prefix.keys().to_vec()),
         }
     }
 
@@ -95,12 +113,34 @@ impl Sequence {
         })
     }
 
-    /// Whether these positions need image features that are not there.
-    pub fn lacks_features(&self, positions: Range<usize>) -> bool {
-        self.features.is_none()
-            && self
-                .inputs(positions)
-                .any(|input| matches!(input, PromptToken::Image { .. }))
+    /// The images that these positions need and whose features are not there, in order.
+    pub fn lacking_images(&self, positions: Range<usize>) -> Vec<usize> {
+        if self.features.iter().all(Option::is_some) {
+            return Vec::new();
+        }
+        let mut images: Vec<usize> = self
+            .inputs(positions)
+            .filter_map(|input| match input {
+                PromptToken::Image { image, .. } => Some(image as usize),
+                PromptToken::Text(_) => None,
+            })
+            .filter(|image| self.features[*image].is_none())
+            .collect();
+        images.dedup();
+        images
+    }
+
+    /// These positions have been computed.
+    pub fn computed(&mut self, positions: &Range<usize>) {
+        self.cached_rows.get_or_insert(positions.start);
+        if positions.end >= self.request.prompt.len() {
+            self.forget_features();
+        }
+    }
+
+    /// Lets go of image features, which can be had again.
+    pub fn forget_features(&mut self) {
+        self.features.fill(None);
     }
 
     /// Whether its client has gone or its time is over.
@@ -118,12 +158,9 @@ impl Sequence {
         }
     }
 
+    /// Runs from now on, for the first time or again.
     pub fn admit(&mut self, now: Instant) {
-        self.admitted = Some(now);
-    }
-
-    pub fn is_admitted(&self) -> bool {
-        self.admitted.is_some()
+        self.admitted.get_or_insert(now);
     }
 
     /// Whether no token has been given out yet.
@@ -131,8 +168,21 @@ impl Sequence {
         self.tokens.is_empty()
     }
 
-    /// Chooses the next token of these logits and tells the client. Gives the reason if it is the last.
-    pub fn choose(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
+    /// The key of the block that the last token completes.
+    pub fn name_last_token(&mut self) -> Option<BlockKey> {
+        let token = *self.tokens.last()?;
+        self.prefix.as_mut()?.push(Row::Token(token))
+    }
+
+    /// Chooses the next token of a row of logits and tells the client. Gives the reason if it is the last.
+    pub fn choose(&mut self, row: &Tensor) -> Result<Option<FinishReason>, RequestError> {
+        let chosen = with_slices([row], |[row]| Ok(self.choose_of(row)));
+        chosen.map_err(|error| RequestError::Model {
+            message: error.to_string(),
+        })?
+    }
+
+    fn choose_of(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
         let logits = Logits::new(logits)?;
         let index = self.tokens.len();
         let may_end = index >= self.request.min_tokens;
@@ -211,6 +261,7 @@ impl Sequence {
         let finished = Finished {
             reason,
             prompt_tokens: self.request.prompt.len(),
+            cached_tokens: self.cached_rows.unwrap_or(0),
             completion_tokens: self.tokens.len(),
             timings: self.timings,
         };
@@ -222,6 +273,10 @@ impl Sequence {
     pub fn fail(self, error: RequestError) {
         let _ = self.events.send(Event::Failed(error));
     }
+}
+
+fn is_image(row: &PromptToken) -> bool {
+    matches!(row, PromptToken::Image { .. })
 }
 
 impl From<NotFinite> for RequestError {

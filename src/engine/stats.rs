@@ -13,8 +13,10 @@ pub struct EngineStats {
     pub running: usize,
     /// Requests that wait.
     pub waiting: usize,
-    /// Rows of the KV cache that running sequences have reserved.
+    /// Rows of the KV cache in blocks of running sequences.
     pub kv_rows_used: usize,
+    /// Rows of the KV cache in blocks kept of ended sequences.
+    pub kv_rows_kept: usize,
     /// Rows of the KV cache.
     pub kv_rows_total: usize,
     /// Bank slots that running sequences use.
@@ -33,6 +35,18 @@ pub struct EngineStats {
     pub steps: u64,
     /// Bank slots filled since the start.
     pub slots_filled: u64,
+    /// Prompt rows looked up in the KV cache since the start.
+    pub prefix_queries: u64,
+    /// Prompt rows found there.
+    pub prefix_hits: u64,
+    /// Images looked up in the cache of features since the start.
+    pub image_queries: u64,
+    /// Images found there.
+    pub image_hits: u64,
+    /// Bytes of image features kept.
+    pub image_bytes: usize,
+    /// Sequences that had to give their cache blocks back and wait, since the start.
+    pub preemptions: u64,
     /// Panics caught since the start.
     pub panics: u64,
     /// Requests ended since the start, by reason.

@@ -62,6 +62,7 @@ impl Answering {
                 Event::Finished(finished) => {
                     collected.finish_reason = finish_reason(&finished).ok_or_else(too_late)?;
                     collected.completion_tokens = finished.completion_tokens;
+                    collected.cached_tokens = finished.cached_tokens;
                 }
                 Event::Failed(error) => return Err(error.into()),
             }

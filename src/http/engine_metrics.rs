@@ -22,10 +22,17 @@ pub struct EngineMetrics {
     lora: GaugeVec,
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
+    prefix_queries: IntCounter,
+    prefix_hits: IntCounter,
+    preemptions: IntCounter,
     success: IntCounterVec,
     slots_used: Gauge,
     slots_total: Gauge,
     slots_filled: IntCounter,
+    kv_kept: Gauge,
+    image_queries: IntCounter,
+    image_hits: IntCounter,
+    image_bytes: Gauge,
     steps: IntCounter,
     panics: IntCounter,
     failed: IntCounter,
@@ -87,15 +94,6 @@ impl EngineMetrics {
     /// All at zero.
     pub fn new(vllm: &Maker, own: &Maker) -> Result<Self, Error> {
         let lora_labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
-        // Norma has no cache of prefixes yet: nothing is asked of it, nothing found.
-        vllm.counter(
-            "vllm:prefix_cache_queries_total",
-            "Tokens looked up in the prefix cache.",
-        )?;
-        vllm.counter(
-            "vllm:prefix_cache_hits_total",
-            "Tokens found in the prefix cache.",
-        )?;
         Ok(Self {
             running: vllm.gauge("vllm:num_requests_running", "Sequences that run.")?,
             waiting: vllm.gauge("vllm:num_requests_waiting", "Requests that wait.")?,
@@ -115,6 +113,18 @@ impl EngineMetrics {
             )?,
             prompt_tokens: vllm.counter("vllm:prompt_tokens_total", "Prompt tokens computed.")?,
             generation_tokens: vllm.counter("vllm:generation_tokens_total", "Tokens given out.")?,
+            prefix_queries: vllm.counter(
+                "vllm:prefix_cache_queries_total",
+                "Prompt tokens looked up in the KV cache.",
+            )?,
+            prefix_hits: vllm.counter(
+                "vllm:prefix_cache_hits_total",
+                "Prompt tokens found in the KV cache.",
+            )?,
+            preemptions: vllm.counter(
+                "vllm:num_preemptions_total",
+                "Sequences that gave their KV cache blocks to an older one.",
+            )?,
             success: vllm.counters(
                 "vllm:request_success_total",
                 "Requests ended, by reason.",
@@ -123,6 +133,19 @@ impl EngineMetrics {
             slots_used: own.gauge("norma_bank_slots_used", "Bank slots of running sequences.")?,
             slots_total: own.gauge("norma_bank_slots_total", "Bank slots for adapters.")?,
             slots_filled: own.counter("norma_bank_slots_filled_total", "Bank slots filled.")?,
+            kv_kept: own.gauge(
+                "norma_kv_tokens_kept",
+                "Tokens of ended sequences whose keys and values are kept.",
+            )?,
+            image_queries: own.counter(
+                "norma_image_cache_queries_total",
+                "Images looked up in the cache of image features.",
+            )?,
+            image_hits: own.counter(
+                "norma_image_cache_hits_total",
+                "Images found in the cache of image features.",
+            )?,
+            image_bytes: own.gauge("norma_image_cache_bytes", "Bytes of image features kept.")?,
             steps: own.counter("norma_engine_steps_total", "Steps computed.")?,
             panics: own.counter("norma_engine_panics_total", "Panics caught in steps.")?,
             failed: own.counter("norma_engine_failed_total", "Requests ended by a fault.")?,
@@ -164,6 +187,13 @@ impl EngineMetrics {
         self.slots_used.set(stats.slots_used as f64);
         self.slots_total.set(stats.slots_total as f64);
         set(&self.slots_filled, stats.slots_filled);
+        set(&self.prefix_queries, stats.prefix_queries);
+        set(&self.prefix_hits, stats.prefix_hits);
+        set(&self.preemptions, stats.preemptions);
+        self.kv_kept.set(stats.kv_rows_kept as f64);
+        set(&self.image_queries, stats.image_queries);
+        set(&self.image_hits, stats.image_hits);
+        self.image_bytes.set(stats.image_bytes as f64);
         set(&self.steps, stats.steps);
         set(&self.panics, stats.panics);
         set(&self.failed, stats.finished.failed);

@@ -6,15 +6,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use image::RgbImage;
 use thiserror::Error;
 
 use super::error::ApiError;
 use crate::base::{Base, Flavour};
+use crate::engine::RequestImage;
 use crate::preprocess::{
     ChatPrompt, ClipPreprocess, ImageLimits, Message, PadToSquare, PreprocessError, PromptError,
-    PromptToken, TextTokenizer, TokenizerError, decode,
+    PromptToken, TextTokenizer, TokenizerError, View, decode,
 };
 
 /// Why a folder's own way in cannot be used.
@@ -118,14 +118,19 @@ impl Inputs {
         &self.limits
     }
 
-    /// The pixels of an image file, `[3, size, size]`.
-    pub fn pixels(&self, file: &[u8]) -> Result<Tensor, ApiError> {
-        Ok(self.preprocess.pixels(&decode(file, &self.limits)?)?)
+    /// What the model sees of an image file.
+    pub fn image(&self, file: &[u8]) -> Result<RequestImage, ApiError> {
+        self.seen(&decode(file, &self.limits)?)
     }
 
-    /// The pixels of an image that never was a file.
-    pub fn pixels_of(&self, image: &RgbImage) -> Result<Tensor, ApiError> {
-        Ok(self.preprocess.pixels(image)?)
+    /// What the model sees of an image that never was a file.
+    pub fn image_of(&self, image: &RgbImage) -> Result<RequestImage, ApiError> {
+        self.seen(image)
+    }
+
+    fn seen<'a>(&self, image: impl Into<View<'a>>) -> Result<RequestImage, ApiError> {
+        let pixels = self.preprocess.pixels(image)?;
+        RequestImage::new(pixels).map_err(|error| ApiError::internal(&error))
     }
 
     /// The prompt of a conversation.

@@ -43,8 +43,7 @@ impl Options {
     }
 }
 
-/// An answer's length where the client names none. The engine reserves room for it, so that the model's
-/// whole context would let few requests run at once.
+/// An answer's length where the client names none.
 pub const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// A question.

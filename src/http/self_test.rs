@@ -1,15 +1,14 @@
 //! Whether an adapter answers its own self-test here as it did where it was made.
 //!
-//! In: the expected tokens and logits, and what the engine gave. Out: agreement, or the first step that
-//! differs. It knows no engine and no file.
+//! In: the expected tokens and logits (of f32), what the engine gave, and the type of its weights. Out:
+//! agreement, or the first step that differs. It knows no engine and no file.
 
 use norma_adapters::SelfTest;
 use thiserror::Error;
 
-/// How far a logit may lie from the expected one, relative to the largest expected magnitude, where the
-/// manifest does not say.
-pub const TOLERANCE: f32 = 1e-3;
-/// The most that a manifest may allow itself, relative to the same.
+use crate::base::WeightType;
+
+/// The most that a manifest may allow itself, relative to the largest expected magnitude.
 pub const MAX_TOLERANCE: f32 = 1e-2;
 
 /// One step of the answer.
@@ -72,20 +71,34 @@ pub fn top_logits(test: &SelfTest) -> usize {
         + 8
 }
 
-/// How far a logit may lie off.
-pub fn tolerance(test: &SelfTest) -> f32 {
+/// How far a logit may lie off. On f32 what the manifest says, within its bound, or the type's own share
+/// of the largest expected magnitude; on narrower weights never less than the type's share, because a
+/// manifest speaks of the f32 path.
+pub fn tolerance(test: &SelfTest, weights: WeightType) -> f32 {
     let logits = test.top_logits.iter().flatten();
     let largest = logits.map(|(_, logit)| logit.abs()).fold(0f32, f32::max);
-    let own = test.tolerance.unwrap_or(TOLERANCE * largest);
-    own.min(MAX_TOLERANCE * largest)
+    let share = weights.tolerance() * largest;
+    let own = test.tolerance.map(|own| own.min(MAX_TOLERANCE * largest));
+    match (own, weights) {
+        (Some(own), WeightType::F32) => own,
+        (own, _) => share.max(own.unwrap_or(0.0)),
+    }
 }
 
-/// Compares. A token counts only where the two best expected logits lie further apart than the tolerance;
-/// where they do not and the other one was taken, the answers part and the rest says nothing.
-pub fn compare(test: &SelfTest, got: &[Step]) -> Result<(), Mismatch> {
-    let tolerance = tolerance(test);
-    for (step, (expected, top)) in test.tokens.iter().zip(&test.top_logits).enumerate() {
-        let Some(given) = got.get(step) else {
+/// Compares the steps from `first` on, and returns how many steps of the test are settled: all, or those
+/// up to the one where the answers parted for no fault. A token counts only where the two best expected
+/// logits lie further apart than both may move. Where they do not and the other one was taken, what follows
+/// says nothing, and the rest has to be asked again behind the expected tokens.
+pub fn compare(
+    test: &SelfTest,
+    first: usize,
+    got: &[Step],
+    weights: WeightType,
+) -> Result<usize, Mismatch> {
+    let tolerance = tolerance(test, weights);
+    let wanted = test.tokens.iter().zip(&test.top_logits).enumerate();
+    for (step, (expected, top)) in wanted.skip(first) {
+        let Some(given) = got.get(step - first) else {
             return Err(Mismatch::Ended {
                 step,
                 expected: *expected,
@@ -95,7 +108,7 @@ pub fn compare(test: &SelfTest, got: &[Step]) -> Result<(), Mismatch> {
         if given.token == *expected {
             continue;
         }
-        let is_clear = top.len() < 2 || top[0].1 - top[1].1 > tolerance;
+        let is_clear = top.len() < 2 || top[0].1 - top[1].1 > 2.0 * tolerance;
         if is_clear {
             return Err(Mismatch::Token {
                 step,
@@ -103,9 +116,9 @@ pub fn compare(test: &SelfTest, got: &[Step]) -> Result<(), Mismatch> {
                 got: given.token,
             });
         }
-        return Ok(());
+        return Ok(step + 1);
     }
-    Ok(())
+    Ok(test.tokens.len())
 }
 
 fn compare_logits(
@@ -158,12 +171,15 @@ mod tests {
     #[test]
     fn agreement_within_the_tolerance_passes_and_beyond_it_names_the_step() {
         let test = test();
-        assert!((tolerance(&test) - 0.01).abs() < 1e-6);
+        assert!((tolerance(&test, WeightType::F32) - 0.01).abs() < 1e-6);
         let first = step(4, &[(4, 10.005), (6, 7.995)]);
         let second = step(5, &[(5, 7.0), (9, 6.99)]);
-        assert_eq!(compare(&test, &[first.clone(), second.clone()]), Ok(()));
+        assert_eq!(
+            compare(&test, 0, &[first.clone(), second.clone()], WeightType::F32),
+            Ok(2)
+        );
         let off = step(4, &[(4, 10.02), (6, 8.0)]);
-        let error = compare(&test, &[off, second.clone()]).unwrap_err();
+        let error = compare(&test, 0, &[off, second.clone()], WeightType::F32).unwrap_err();
         assert!(
             matches!(
                 error,
@@ -176,7 +192,7 @@ mod tests {
             "{error}"
         );
         let absent = step(4, &[(4, 10.0), (7, 9.0)]);
-        let error = compare(&test, &[absent, second]).unwrap_err();
+        let error = compare(&test, 0, &[absent, second], WeightType::F32).unwrap_err();
         assert!(
             matches!(
                 error,
@@ -188,7 +204,7 @@ mod tests {
             ),
             "{error}"
         );
-        let error = compare(&test, &[first]).unwrap_err();
+        let error = compare(&test, 0, &[first], WeightType::F32).unwrap_err();
         assert_eq!(
             error,
             Mismatch::Ended {
@@ -203,9 +219,18 @@ mod tests {
         let test = test();
         let first = step(4, &[(4, 10.0), (6, 8.0)]);
         let tie = step(9, &[(9, 7.0), (5, 6.998)]);
-        assert_eq!(compare(&test, &[first, tie]), Ok(()));
+        assert_eq!(compare(&test, 0, &[first, tie], WeightType::F32), Ok(2));
+        // The rest is asked again behind the expected token.
+        let last = step(5, &[(5, 7.0), (9, 6.995)]);
+        assert_eq!(compare(&test, 1, &[last], WeightType::F32), Ok(2));
+        let early = SelfTest {
+            top_logits: vec![vec![(4, 8.0), (6, 8.0)], vec![(5, 7.0), (9, 6.0)]],
+            ..test.clone()
+        };
+        let parted = step(6, &[(6, 8.0), (4, 8.0)]);
+        assert_eq!(compare(&early, 0, &[parted], WeightType::F32), Ok(1));
         let wrong = step(6, &[(4, 10.0), (6, 8.0)]);
-        let error = compare(&test, &[wrong]).unwrap_err();
+        let error = compare(&test, 0, &[wrong], WeightType::F32).unwrap_err();
         assert_eq!(
             error,
             Mismatch::Token {
@@ -222,11 +247,30 @@ mod tests {
             tolerance: Some(5.0),
             ..test()
         };
-        assert!((tolerance(&lax) - 0.1).abs() < 1e-6);
+        assert!((tolerance(&lax, WeightType::F32) - 0.1).abs() < 1e-6);
         let strict = SelfTest {
             tolerance: Some(1e-6),
             ..test()
         };
-        assert!(tolerance(&strict) < 2e-6);
+        assert!(tolerance(&strict, WeightType::F32) < 2e-6);
+    }
+
+    #[test]
+    fn narrower_weights_have_their_own_room_whatever_the_manifest_says() {
+        for own in [None, Some(1e-6)] {
+            let test = SelfTest {
+                tolerance: own,
+                ..test()
+            };
+            let room = |weights| tolerance(&test, weights) / 10.0;
+            let want = WeightType::Int8.tolerance();
+            assert!((room(WeightType::Int8) - want).abs() < 1e-6);
+            assert!(room(WeightType::F32) < room(WeightType::Bf16));
+        }
+        let off = step(4, &[(4, 10.15), (6, 7.85)]);
+        let second = step(5, &[(5, 7.0), (9, 6.995)]);
+        let answer = [off, second];
+        assert!(compare(&test(), 0, &answer, WeightType::F32).is_err());
+        assert_eq!(compare(&test(), 0, &answer, WeightType::Int8), Ok(2));
     }
 }

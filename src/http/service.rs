@@ -16,7 +16,7 @@ use super::choice::Pinned;
 use super::error::{ApiError, Kind};
 use super::inputs::{InputFiles, Inputs, InputsError};
 use super::question::{Asked, DEFAULT_MAX_TOKENS, MadeBy, Question};
-use crate::base::{Base, BaseError};
+use crate::base::{Base, BaseError, WeightType};
 use crate::engine::{Engine, EngineConfig, EngineError, EngineHandle, Request, RequestAdapter};
 use crate::model::MedVlm;
 use crate::preprocess::ImageLimits;
@@ -60,6 +60,8 @@ pub struct ServiceOptions<'a> {
     pub data_dir: &'a Path,
     /// What overrides the base's own files.
     pub files: InputFiles<'a>,
+    /// What frozen weights are held as.
+    pub weights: WeightType,
     /// What a report is asked for with, when the request does not say.
     pub report_prompt: &'a str,
     /// A folder from which controllers may load adapters by path.
@@ -94,6 +96,7 @@ pub struct Service {
     row: Vec<f32>,
     inputs: Inputs,
     engine: EngineHandle,
+    weights: WeightType,
     registry: Registry,
     cache: AdapterCache,
     limits: Limits,
@@ -112,10 +115,10 @@ const PUBLISHING: usize = 4;
 impl Service {
     /// Loads the base and opens the data folder. Blocks, for as long as that takes.
     pub fn open(base: &Base, options: &ServiceOptions) -> Result<Self, ServiceError> {
-        Self::with_model(base, base.load_boxed()?, options)
+        Self::with_model(base, base.load_boxed(options.weights)?, options)
     }
 
-    /// The same around a model that is loaded already.
+    /// The same around a model that is loaded already, with weights as the options say.
     pub fn with_model(
         base: &Base,
         model: Box<dyn MedVlm>,
@@ -134,6 +137,7 @@ impl Service {
             row,
             inputs,
             engine,
+            weights: options.weights,
             registry,
             cache: AdapterCache::new(limits.adapter_cache_bytes),
             limits,
@@ -173,6 +177,11 @@ impl Service {
     /// The engine.
     pub fn engine(&self) -> &EngineHandle {
         &self.engine
+    }
+
+    /// What frozen weights are held as.
+    pub fn weights(&self) -> WeightType {
+        self.weights
     }
 
     /// Who owns which adapter. Its methods but `resolve` block.
@@ -224,16 +233,16 @@ impl Service {
             .acquire()
             .await
             .map_err(|error| ApiError::internal(&error))?;
-        let (prompt, pixels) = blocking(move || {
+        let (prompt, images) = blocking(move || {
             let prompt = service.inputs.prompt(&messages)?;
-            let pixels: Vec<_> = images
+            let images: Vec<_> = images
                 .iter()
                 .map(|image| {
-                    let pixels = service.inputs.pixels(&image.bytes);
-                    pixels.map_err(|error| error.with_param(&image.param))
+                    let made = service.inputs.image(&image.bytes);
+                    made.map_err(|error| error.with_param(&image.param))
                 })
                 .collect::<Result<_, ApiError>>()?;
-            Ok((prompt, pixels))
+            Ok((prompt, images))
         })
         .await?;
         drop(preparing);
@@ -244,7 +253,7 @@ impl Service {
                 generation: adapter.generation,
                 values: adapter.values.clone(),
             }),
-            images: pixels,
+            images,
             sampling: options.sampling,
             stop: options.stop,
             min_tokens: options.min_tokens,

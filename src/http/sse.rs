@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::answering::{Answering, too_late};
 use super::error::ApiError;
 use super::exchange::Exchange;
-use super::openai::response::{Envelope, finish_reason, logprobs_of, usage};
+use super::openai::response::{Envelope, Usage, finish_reason, logprobs_of};
 use super::service::Service;
 use crate::engine::{Event, Finished, TokenEvent};
 
@@ -32,8 +32,7 @@ pub struct ChatStream {
     ready: VecDeque<Value>,
     /// What the client wants to see.
     wants: Wants,
-    prompt_tokens: usize,
-    completion_tokens: usize,
+    usage: Usage,
     ended: bool,
 }
 
@@ -80,8 +79,7 @@ impl ChatStream {
             held,
             ready: VecDeque::new(),
             wants,
-            prompt_tokens,
-            completion_tokens: 0,
+            usage: Usage::new(prompt_tokens),
             ended: false,
         };
         for index in 0..stream.answers.len() {
@@ -128,7 +126,12 @@ impl ChatStream {
 
     fn finished(&mut self, index: usize, finished: &Finished) -> Result<(), ApiError> {
         let reason = finish_reason(finished).ok_or_else(too_late)?;
-        self.completion_tokens += finished.completion_tokens;
+        let Finished {
+            cached_tokens,
+            completion_tokens,
+            ..
+        } = *finished;
+        self.usage.add(cached_tokens, completion_tokens);
         let logprobs = if self.held[index].is_empty() {
             None
         } else {
@@ -165,7 +168,7 @@ impl ChatStream {
             self.ready.push_back(error.to_json());
         } else if self.wants.usage {
             let mut chunk = self.envelope.chunk(json!([]));
-            chunk["usage"] = usage(self.prompt_tokens, self.completion_tokens);
+            chunk["usage"] = self.usage.to_json();
             self.ready.push_back(chunk);
         }
     }

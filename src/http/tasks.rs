@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::exchange::Exchange;
 use super::fields::Fields;
 use super::images;
-use super::openai::response::{Collected, Envelope, usage};
+use super::openai::response::{Collected, Envelope, Usage};
 use super::question::{Asked, ImageFile, Options, Question};
 use super::service::{Limits, Service, blocking, unix_now};
 use super::state::State;
@@ -162,7 +162,9 @@ fn envelope(asked: &Asked, object: &str) -> Value {
 
 fn finish(asked: &Asked, answer: &Collected, mut body: Value) -> HttpResponse {
     body["finish_reason"] = json!(answer.finish_reason);
-    body["usage"] = usage(asked.prompt_tokens, answer.completion_tokens);
+    let mut usage = Usage::new(asked.prompt_tokens);
+    usage.add(answer.cached_tokens, answer.completion_tokens);
+    body["usage"] = usage.to_json();
     let mut response = HttpResponse::Ok();
     name_maker(&mut response, &asked.made_by);
     response.json(body)

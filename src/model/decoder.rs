@@ -2,7 +2,7 @@
 //!
 //! Reference: `LlamaForCausalLM` and `MistralForCausalLM` of transformers 5.23.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::bank::NormBank;
 use super::config::DecoderConfig;
@@ -70,7 +70,7 @@ impl Decoder {
         );
         let embedding = format!("{PREFIX}.embed_tokens");
         let table = [config.vocab_size, hidden];
-        let embed_tokens = parameters.tensor(&format!("{embedding}.weight"), &table)?;
+        let embed_tokens = parameters.table(&format!("{embedding}.weight"), &table)?;
         let lm_head = if config.tie_word_embeddings {
             Linear::shared(parameters, &embedding, &embed_tokens)?
         } else {
@@ -131,7 +131,8 @@ impl Decoder {
         }
         let embedded = self
             .embed_tokens
-            .index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?;
+            .index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?
+            .to_dtype(DType::F32)?;
         if tokens.len() == step.len() {
             return Ok(embedded);
         }

@@ -20,26 +20,19 @@ impl Linear {
         shape: &[usize],
         bias: bool,
     ) -> std::result::Result<Self, ParameterError> {
-        let weight = parameters.tensor(&format!("{name}.weight"), shape)?;
-        let weight = weight
-            .flatten_from(1)
-            .map_err(ParameterError::reading(name))?;
-        let bias = bias
-            .then(|| parameters.tensor(&format!("{name}.bias"), &shape[..1]))
-            .transpose()?;
         Ok(Self {
-            weight: parameters.linear(name, weight, bias)?,
+            weight: parameters.read_linear(name, shape, bias)?,
         })
     }
 
-    /// A map that shares a tensor (`[out, in]`) that the model already has: a tied head.
+    /// A map that shares a table (`[out, in]`) that the model already has: a tied head.
     pub fn shared(
         parameters: &dyn Parameters,
         name: &str,
-        weight: &Tensor,
+        table: &Tensor,
     ) -> std::result::Result<Self, ParameterError> {
         Ok(Self {
-            weight: parameters.linear(name, weight.clone(), None)?,
+            weight: parameters.tied_linear(name, table)?,
         })
     }
 

@@ -1,7 +1,7 @@
 //! What a configuration asks for, without loading anything: every parameter's name and shape, every
 //! norm site. A folder is checked, sized and digested by this list.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -19,6 +19,12 @@ use super::{MedVlm, ModelShape};
 pub struct Outline {
     /// Canonical name and shape of every parameter that the computation reads, norms not included.
     pub parameters: Vec<(String, Vec<usize>)>,
+    /// `[out, in]` of every linear map; a tied head is one of its own.
+    pub linears: Vec<(usize, usize)>,
+    /// Values of the tables whose rows are looked up.
+    pub n_table_values: usize,
+    /// Values of all other parameters.
+    pub n_other_values: usize,
     /// The norm sites.
     pub sites: SiteTable,
     /// The numbers.
@@ -32,23 +38,40 @@ impl Outline {
         let model = Llava::new(config, &recorder, Kernels::Composed)?;
         Ok(Self {
             parameters: recorder.asked.into_inner(),
+            linears: recorder.linears.into_inner(),
+            n_table_values: recorder.n_table_values.into_inner(),
+            n_other_values: recorder.n_other_values.into_inner(),
             sites: model.sites().clone(),
             shape: *model.shape(),
         })
-    }
-
-    /// Elements of all parameters.
-    pub fn n_parameters(&self) -> usize {
-        self.parameters
-            .iter()
-            .map(|(_, shape)| shape.iter().product::<usize>())
-            .sum()
     }
 }
 
 #[derive(Default)]
 struct Recorder {
     asked: RefCell<Vec<(String, Vec<usize>)>>,
+    linears: RefCell<Vec<(usize, usize)>>,
+    n_table_values: Cell<usize>,
+    n_other_values: Cell<usize>,
+}
+
+impl Recorder {
+    /// Notes a parameter; gives one zero, viewed as many.
+    fn ask(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ParameterError> {
+        self.asked.borrow_mut().push((name.into(), shape.into()));
+        Tensor::zeros((), DType::F32, &Device::Cpu)
+            .and_then(|zero| zero.broadcast_as(shape))
+            .map_err(ParameterError::reading(name))
+    }
+
+    fn note(&self, n_out: usize, n_in: usize) -> Weight {
+        self.linears.borrow_mut().push((n_out, n_in));
+        Weight::Frozen(Arc::new(Nothing))
+    }
+}
+
+fn add(to: &Cell<usize>, shape: &[usize]) {
+    to.set(to.get() + shape.iter().product::<usize>());
 }
 
 impl Parameters for Recorder {
@@ -57,20 +80,37 @@ impl Parameters for Recorder {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ParameterError> {
-        self.asked.borrow_mut().push((name.into(), shape.into()));
-        // One zero, viewed as many.
-        Tensor::zeros((), DType::F32, &Device::Cpu)
-            .and_then(|zero| zero.broadcast_as(shape))
-            .map_err(ParameterError::reading(name))
+        add(&self.n_other_values, shape);
+        self.ask(name, shape)
+    }
+
+    fn table(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ParameterError> {
+        add(&self.n_table_values, shape);
+        self.ask(name, shape)
+    }
+
+    fn read_linear(
+        &self,
+        name: &str,
+        shape: &[usize],
+        bias: bool,
+    ) -> std::result::Result<Weight, ParameterError> {
+        self.ask(&format!("{name}.weight"), shape)?;
+        if bias {
+            self.tensor(&format!("{name}.bias"), &shape[..1])?;
+        }
+        let n_in = shape.iter().skip(1).product();
+        Ok(self.note(shape.first().copied().unwrap_or(1), n_in))
     }
 
     fn linear(
         &self,
-        _name: &str,
-        _weight: Tensor,
+        name: &str,
+        weight: Tensor,
         _bias: Option<Tensor>,
     ) -> std::result::Result<Weight, ParameterError> {
-        Ok(Weight::Frozen(Arc::new(Nothing)))
+        let (n_out, n_in) = weight.dims2().map_err(ParameterError::reading(name))?;
+        Ok(self.note(n_out, n_in))
     }
 }
 

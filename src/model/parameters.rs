@@ -89,6 +89,33 @@ pub trait Parameters {
     /// A tensor of this shape in f32.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError>;
 
+    /// A table of this shape whose rows are looked up: f32, or a narrower float that is widened on lookup.
+    fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        self.tensor(name, shape)
+    }
+
+    /// What runs the linear map `name`: its weight of `shape` (`[out, ...]`, trailing dimensions are all
+    /// inputs) and, with `bias`, its bias.
+    fn read_linear(
+        &self,
+        name: &str,
+        shape: &[usize],
+        bias: bool,
+    ) -> Result<Weight, ParameterError> {
+        let weight = self.tensor(&format!("{name}.weight"), shape)?;
+        let weight = weight.flatten_from(1);
+        let weight = weight.map_err(ParameterError::reading(name))?;
+        let bias = bias
+            .then(|| self.tensor(&format!("{name}.bias"), &shape[..1]))
+            .transpose()?;
+        self.linear(name, weight, bias)
+    }
+
+    /// What runs a linear map whose weight is the table `name.weight` that the model has already.
+    fn tied_linear(&self, name: &str, table: &Tensor) -> Result<Weight, ParameterError> {
+        self.linear(name, table.clone(), None)
+    }
+
     /// What runs the linear map of `weight` (`[out, in]`) and `bias` (`[out]`), both made by
     /// [`Parameters::tensor`] as `name.weight` and `name.bias`. The default is frozen.
     fn linear(

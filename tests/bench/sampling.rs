@@ -10,21 +10,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-/// What the sampler knows of requests.
-mod request {
-    pub use norma::engine::{Sampling, TopToken};
-}
-
-// The engine keeps its sampler to itself; a benchmark is no reason to change that.
-#[path = "../../src/engine/sampler.rs"]
-#[allow(
-    dead_code,
-    reason = "its tests' helpers, in builds of benchmarks as tests"
-)]
-mod sampler;
-
-use request::Sampling;
-use sampler::{Draw, Logits};
+use norma::engine::Sampling;
+use norma::engine::sampler::{Draw, Logits};
 
 const VOCAB: u32 = 32_000;
 

@@ -2,7 +2,9 @@
 //! requests get none.
 
 use candle_core::{DType, Device, Tensor};
-use norma::engine::{EngineConfig, EngineHandle, FinishReason, Request, Sampling, SubmitError};
+use norma::engine::{
+    EngineConfig, EngineHandle, FinishReason, Request, RequestImage, Sampling, SubmitError,
+};
 use norma::preprocess::PromptToken;
 
 use crate::engine_toy::{
@@ -180,7 +182,9 @@ fn prompts_and_images_that_do_not_fit_are_refused() {
     check("prompt", |r| r.images.clear());
     let zeros = |shape, dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
     for image in [zeros((3, 2, 3), DType::F32), zeros((3, 2, 2), DType::F64)] {
-        refused(&engine, "images", |r| r.images = vec![image]);
+        refused(&engine, "images", |r| {
+            r.images = vec![RequestImage::new(image).unwrap()]
+        });
     }
     refused(&engine, "adapter", |r| {
         r.adapter = Some(toy::adapter_of_another_base());

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Tensor, bail};
 use norma::engine::{
     Answer, Engine, EngineConfig, EngineHandle, Event, Finished, Request, RequestAdapter,
-    RequestError, TokenEvent,
+    RequestError, RequestImage, TokenEvent,
 };
 use norma::model::bank::NormBank;
 use norma::model::kv_cache::KvCache;
@@ -289,11 +289,14 @@ pub fn config() -> EngineConfig {
     EngineConfig {
         max_sequences: 8,
         max_step_tokens: 12,
+        max_rows_beside_answers: 6,
         max_step_images: 2,
         kv_rows: 320,
         block_rows: 4,
         bank_slots: 4,
         queue_len: 100,
+        prefix_cache: true,
+        image_cache_bytes: 1 << 20,
     }
 }
 
@@ -334,7 +337,8 @@ pub fn request(pixels: &[f32], tokens: &[u32], max_tokens: usize) -> Request {
     Request {
         images: pixels
             .iter()
-            .map(|pixel| Tensor::full(*pixel, shape, &Device::Cpu).unwrap())
+            .map(|pixel| Tensor::full(*pixel, shape, &Device::Cpu))
+            .map(|pixels| RequestImage::new(pixels.unwrap()).unwrap())
             .collect(),
         ignore_eos: true,
         ..Request::new("tenant".into(), prompt, max_tokens)

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, WeightType};
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
 use norma::model::llava::Llava;
@@ -109,7 +109,7 @@ pub fn stem(file: &str) -> &str {
 
 /// A loaded model with a bank of one slot, the base's.
 pub fn load(base: &Base, kernels: Kernels) -> (Llava, NormBank) {
-    let model = base.load(kernels).unwrap();
+    let model = base.load(kernels, WeightType::F32).unwrap();
     let row = base.row().unwrap();
     let bank = NormBank::resident(model.sites(), &row, 1, &Device::Cpu).unwrap();
     (model, bank)

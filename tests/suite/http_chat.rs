@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, WeightType};
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Server, ServerOptions, Service, ServiceOptions, State};
 use serde_json::{Value, json};
@@ -114,6 +114,7 @@ async fn a_base_in_llava_meds_own_layout_is_served_with_its_own_prompt_and_paddi
             vision: Some(&vision),
         },
         report_prompt: "",
+        weights: WeightType::F32,
         lora_folder: None,
         limits: Setup::default().limits,
     };
@@ -149,6 +150,8 @@ async fn a_stream_put_together_is_the_whole_answer() {
     let mut body = chat_body(BASE, Some("tall.png"), "What is seen?", 20);
     body["logprobs"] = json!(true);
     body["top_logprobs"] = json!(3);
+    // The first one fills the cache, so that the others find the same in it.
+    server.chat(&body).await;
     let whole: Value = server.chat(&body).await.json().await.unwrap();
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});

@@ -97,7 +97,7 @@ impl Maker {
         let request = Request {
             images: vec![
                 inputs
-                    .pixels_of(&probe::image(self_test.seed, self_test.size))
+                    .image_of(&probe::image(self_test.seed, self_test.size))
                     .unwrap(),
             ],
             top_logits: 5,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use norma::base::WeightType;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
 use reqwest::{Client, RequestBuilder, Response, multipart};
@@ -130,10 +131,11 @@ pub fn open_service(case: &str, setup: &Setup, data_dir: &Path) -> Service {
             vision: vision.is_dir().then_some(vision.as_path()),
         },
         report_prompt: "Write a report.",
+        weights: WeightType::F32,
         lora_folder: setup.lora_folder.as_deref(),
         limits: setup.limits,
     };
-    let model = base.load_boxed().unwrap();
+    let model = base.load_boxed(WeightType::F32).unwrap();
     let model = match &setup.gate {
         Some(gate) => Box::new(Gated::new(model, gate)),
         None => model,

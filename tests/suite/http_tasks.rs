@@ -135,3 +135,37 @@ async fn a_report_is_asked_for_with_the_indication_or_the_servers_own_prompt() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_question_about_an_image_says_what_was_kept_of_the_first() {
+    let (server, _) = with_adapter().await;
+    let ask = async |question: &str| {
+        let image = data_url("wide.png");
+        let body = json!({"model": "chest", "image": image, "question": question, "max_tokens": 2});
+        let usage = json(&server, "/v1/vqa", &body).await["usage"].take();
+        let number = |value: &Value| value.as_u64().unwrap();
+        let cached = number(&usage["prompt_tokens_details"]["cached_tokens"]);
+        (number(&usage["prompt_tokens"]), cached)
+    };
+    let (_, cached) = ask("Is the heart enlarged?").await;
+    // The self-test was another prompt, or shares its beginning only.
+    let (prompt, again) = ask("Is the heart enlarged?").await;
+    assert!(again > cached && again < prompt, "{again} of {prompt}");
+    let metrics = server
+        .get("/metrics")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let value = |name: &str| -> f64 {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")));
+        let line = line.unwrap_or_else(|| panic!("{name} is missing"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(value("vllm:prefix_cache_hits_total") >= again as f64);
+    assert!(value("vllm:prefix_cache_queries_total") >= 2.0 * prompt as f64);
+}

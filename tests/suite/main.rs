@@ -8,6 +8,7 @@
 mod base;
 mod engine;
 mod engine_answers;
+mod engine_caches;
 mod engine_faults;
 mod engine_llava;
 mod engine_toy;
@@ -30,3 +31,5 @@ mod parity;
 mod pixels;
 mod prompt;
 mod sites;
+mod weights;
+mod weights_self_test;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
+use norma::base::WeightType;
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
 use norma::model::kv_cache::KvCache;
@@ -170,15 +171,19 @@ fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<V
     }
 }
 
+/// Types whose kernels differ; the block type has products of its own crate.
+const WEIGHTS: [&str; 4] = ["f32", "bf16", "int8", "q8_0"];
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_mix_gives_each_sequence_the_bits_of_running_alone(
-        sequences in prop::collection::vec(sequence(), 1..7)
+        sequences in prop::collection::vec(sequence(), 1..7),
+        weights in prop::sample::select(&WEIGHTS[..]),
     ) {
         let base = open("llama_a");
-        let model = base.load(Kernels::Fused).unwrap();
+        let model = base.load(Kernels::Fused, weights.parse().unwrap()).unwrap();
         let bank = bank(&model, &base.row().unwrap());
         let mixed = together(&model, &bank, &sequences);
         for (sequence, mixed) in sequences.iter().zip(mixed) {
@@ -194,7 +199,7 @@ proptest! {
 #[test]
 fn adapters_in_one_batch_do_change_their_own_sequences() {
     let base = open("llama_a");
-    let model = base.load(Kernels::Fused).unwrap();
+    let model = base.load(Kernels::Fused, WeightType::F32).unwrap();
     let bank = bank(&model, &base.row().unwrap());
     let sequence = |slot| Sequence {
         slot,

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, WeightType};
 use norma::model::MedVlm;
+use norma::model::ops::Kernels;
+use norma::model::parameters::Parameters;
 use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma_adapters::format;
 use norma_trainer::adapter::{self, Card, Surroundings};
@@ -103,7 +105,7 @@ pub fn tune(arguments: &Tune) -> Result<()> {
 
 /// Measures a base, with an adapter or without.
 pub fn eval(arguments: &Eval) -> Result<()> {
-    let (base, _) = open(&arguments.base)?;
+    let (base, _) = open_as(&arguments.base, arguments.weights)?;
     let row = match &arguments.adapter {
         None => base.row.clone(),
         Some(path) => adapter_row(&base, path)?,
@@ -125,17 +127,36 @@ pub fn export(arguments: &Export) -> Result<()> {
     norma_trainer::showcase::export(&arguments.out, arguments.seed, arguments.count)
 }
 
+/// Opens a base to train on: plain tensors.
 pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
-    let opened = Base::open(folder, &OpenOptions::default())
-        .with_context(|| format!("cannot open the base {}", folder.display()))?;
-    let around = Surroundings {
+    let opened = open_folder(folder)?;
+    let base = frozen(&opened, opened.checkpoint())?;
+    Ok((base, surroundings(folder)?))
+}
+
+/// Opens a base to measure: its weights as a server holds them.
+pub(crate) fn open_as(folder: &Path, weights: WeightType) -> Result<(FrozenBase, Surroundings)> {
+    let opened = open_folder(folder)?;
+    let kernels = Kernels::for_device(opened.checkpoint().device());
+    let base = frozen(&opened, &opened.parameters(kernels, weights)?)?;
+    Ok((base, surroundings(folder)?))
+}
+
+fn open_folder(folder: &Path) -> Result<Base> {
+    Base::open(folder, &OpenOptions::default())
+        .with_context(|| format!("cannot open the base {}", folder.display()))
+}
+
+fn frozen(opened: &Base, parameters: &dyn Parameters) -> Result<FrozenBase> {
+    FrozenBase::new(opened.config(), parameters, opened.row()?, opened.digest())
+}
+
+fn surroundings(folder: &Path) -> Result<Surroundings> {
+    Ok(Surroundings {
         preprocess: ClipPreprocess::from_folder(folder)?,
         chat: ChatPrompt::from_folder(folder)?,
         tokenizer: TextTokenizer::from_folder(folder, None)?,
-    };
-    let row = opened.row()?;
-    let base = FrozenBase::new(opened.config(), opened.checkpoint(), row, opened.digest())?;
-    Ok((base, around))
+    })
 }
 
 /// Runs a pre-training of `steps` steps under a progress bar, or with a line every fifty steps where

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor, TensorId};
 use norma::model::MedVlm;
 use norma::model::config::LlavaConfig;
 use norma::model::llava::Llava;
@@ -72,7 +72,8 @@ impl FrozenBase {
         let mut hasher = Hasher::new();
         for (name, tensor) in &self.seen.tensors {
             hasher.update(name.as_bytes());
-            hasher.update(&Digest::of_f32(&tensor.flatten_all()?.to_vec1::<f32>()?).0);
+            let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
+            hasher.update(&Digest::of_f32(&values.to_vec1::<f32>()?).0);
         }
         for (name, linear, n_in) in &self.seen.linears {
             let rows: Vec<f32> = (0..2 * n_in)
@@ -109,18 +110,27 @@ struct Remember<'a> {
     seen: Mutex<Seen>,
 }
 
+impl Remember<'_> {
+    fn remembered(&self, name: &str, tensor: Tensor) -> Result<Tensor, ParameterError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ids.push(tensor.id());
+        seen.n_values += tensor.elem_count();
+        seen.tensors.push((name.into(), tensor.clone()));
+        Ok(tensor)
+    }
+}
+
 impl Parameters for Remember<'_> {
     fn device(&self) -> &Device {
         self.inner.device()
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        let tensor = self.inner.tensor(name, shape)?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.ids.push(tensor.id());
-        seen.n_values += tensor.elem_count();
-        seen.tensors.push((name.into(), tensor.clone()));
-        Ok(tensor)
+        self.remembered(name, self.inner.tensor(name, shape)?)
+    }
+
+    fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        self.remembered(name, self.inner.table(name, shape)?)
     }
 
     fn linear(

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use norma::base::WeightType;
 use norma_trainer::data;
 use norma_trainer::data::source::Source;
 use norma_trainer::folder::Storage;
@@ -90,6 +91,9 @@ struct Eval {
     /// The base's folder.
     #[arg(long)]
     base: PathBuf,
+    /// What the base's weights are held as, as `norma serve` has it.
+    #[arg(long, value_name = "TYPE", default_value_t = WeightType::F32)]
+    weights: WeightType,
     /// An adapter file; without one the base itself is measured.
     #[arg(long)]
     adapter: Option<PathBuf>,

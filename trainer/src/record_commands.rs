@@ -26,7 +26,7 @@ use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
 use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
-use crate::commands::{adapter_row, bar, open, read_json, watched, write};
+use crate::commands::{adapter_row, bar, open, open_as, read_json, watched, write};
 use crate::{Eval, Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
@@ -157,7 +157,7 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
 
 /// Measures a base, with an adapter or without, with the pictures and without.
 pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
-    let (base, around) = open(&arguments.base)?;
+    let (base, around) = open_as(&arguments.base, arguments.weights)?;
     let row = match &arguments.adapter {
         None => base.row.clone(),
         Some(path) => adapter_row(&base, path)?,

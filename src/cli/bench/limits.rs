@@ -3,13 +3,18 @@
 //! In: what the machine can do, the base's shape, an idle engine. Out: fractions. Decoding one token reads
 //! every weight of the decoder once; reading a prompt of many rows does two operations a weight and row.
 
-use norma::base::Base;
+use norma::base::{Base, WeightType};
+use norma::model::ops::Kernels;
+use norma::model::parameters::Parameters;
 use serde::Serialize;
 
 use super::load::seeds;
 use super::machine::Machine;
 use super::stats::Spread;
 use super::target::{Ask, Prompt, Target};
+
+/// A map large enough for a type's bytes a weight to show.
+const SQUARE: (usize, usize) = (4096, 4096);
 
 /// Rows of the prompt, where the base takes so many.
 const ROWS: usize = 576;
@@ -33,11 +38,11 @@ pub struct Reached {
 
 /// Measures on an idle engine.
 pub async fn measure(
-    (base, target): (&Base, &Target),
+    (base, weights, target): (&Base, WeightType, &Target),
     machine: &Machine,
     (tokens, repeats): (usize, usize),
 ) -> anyhow::Result<Reached> {
-    let work = Work::of(base);
+    let work = Work::of(base, weights);
     let room = base.outline().shape.max_positions - 1;
     let rows = ROWS.min(room);
     let (mut decode, mut prefill) = (Vec::new(), Vec::new());
@@ -81,9 +86,10 @@ struct Work {
 }
 
 impl Work {
-    fn of(base: &Base) -> Self {
+    fn of(base: &Base, weights: WeightType) -> Self {
         let outline = base.outline();
-        let weights = |part: &str| -> f64 {
+        let kernels = Kernels::for_device(base.checkpoint().device());
+        let values = |part: &str| -> f64 {
             let named = outline.parameters.iter();
             let named = named.filter(|(name, _)| name.starts_with(part));
             named
@@ -95,9 +101,9 @@ impl Work {
         let head = decoder.vocab_size * decoder.hidden_size;
         let heads = decoder.num_attention_heads * decoder.head_dim;
         Self {
-            layers: weights("language_model.model.layers."),
+            layers: values("language_model.model.layers."),
             head: head as f64,
-            bytes_per_weight: base.weight_bytes() as f64 / outline.n_parameters() as f64,
+            bytes_per_weight: weights.bytes(SQUARE, kernels) as f64 / (SQUARE.0 * SQUARE.1) as f64,
             queries: (heads * decoder.num_hidden_layers) as f64,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use norma::base::Base;
+use norma::base::{Base, WeightType};
 use norma::engine::{Answer, EngineConfig, EngineStats, Event, Request, RequestAdapter};
 use norma::http::choice::ModelChoice;
 use norma::http::inputs::InputFiles;
@@ -43,6 +43,8 @@ pub struct Setup<'a> {
     pub tokenizer: Option<&'a Path>,
     /// Adapters, `bench-0` and so on, that it has from the beginning.
     pub adapters: u64,
+    /// What its weights are held as.
+    pub weights: WeightType,
     /// Slots of the bank, the base's included.
     pub bank_slots: usize,
     /// Adapters whose values are kept in memory.
@@ -82,6 +84,7 @@ impl Local {
             },
             report_prompt: "Write a report of this image.",
             lora_folder: None,
+            weights: setup.weights,
             limits,
         };
         Ok(Self {

@@ -35,7 +35,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, WeightType};
 
 /// Arguments of `norma bench`.
 #[derive(Debug, Args)]
@@ -49,8 +49,11 @@ pub struct BenchArgs {
     /// Another tokenizer.json than the base's own.
     #[arg(long, value_name = "FILE", requires = "base")]
     tokenizer: Option<PathBuf>,
+    /// What weights are held as, see `norma serve --help`.
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<WeightType>,
     /// A running server, to be measured over HTTP instead.
-    #[arg(long, value_name = "URL", conflicts_with = "base")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["base", "weights"])]
     url: Option<String>,
     /// The key for it.
     #[arg(

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use norma::http::keys::LOCAL_TENANT;
-use norma::http::{Keys, Server, ServerOptions, State, self_test};
+use norma::http::publish::replay;
+use norma::http::{Keys, Server, ServerOptions, State};
 use norma_adapters::{Expected, format};
 use reqwest::multipart::{Form, Part};
 use serde::Serialize;
 
 use super::load::{PROMPT_ROWS, seeds};
-use super::local::Local;
+use super::local::{Local, refused};
 use super::stats::{PairedRatio, Spread};
 use super::target::{Ask, Prompt, Target, Timed};
 use super::tested;
@@ -244,11 +245,9 @@ fn publish(local: &Local, file: &[u8]) -> anyhow::Result<Steps> {
         service.base_row(),
         &service.digest(),
     )?;
-    let test = &adapter.manifest.self_test;
     let at = Instant::now();
-    let steps = tested::play(local, test, (adapter.generation, adapter.values.clone()))?;
+    replay(service, &LOCAL_TENANT.into(), &adapter).map_err(|error| refused(&error))?;
     let self_test = at.elapsed().as_secs_f64();
-    self_test::compare(test, &steps)?;
     let at = Instant::now();
     registry.add(LOCAL_TENANT, incoming, &adapter)?;
     let mut syncs = at.elapsed().as_secs_f64();

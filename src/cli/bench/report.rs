@@ -52,6 +52,8 @@ pub struct Report {
 pub struct BaseFigures {
     /// Parameters.
     pub parameters: usize,
+    /// What they are held as.
+    pub weights: String,
     /// Bytes of them once loaded.
     pub weight_bytes: u64,
     /// Values of one adapter.
@@ -90,8 +92,8 @@ impl Report {
             line(
                 out,
                 &format!(
-                    "base        {millions:.1} M parameters, {megabytes:.0} MB loaded, {} values an adapter, {} rows an image",
-                    base.adapter_values, base.image_rows
+                    "base        {millions:.1} M parameters, {megabytes:.0} MB as {}, {} values an adapter, {} rows an image",
+                    base.weights, base.adapter_values, base.image_rows
                 ),
             );
         }

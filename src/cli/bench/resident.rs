@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use norma::base::{Base, memory};
+use norma::base::{Base, WeightType, memory};
 use serde::Serialize;
 
 use super::load::{self, Load, seeds};
@@ -37,13 +37,13 @@ const MOST_ON_DISK: u64 = 1 << 30;
 /// Measures with `adapters` in the bank. `few`: the service that has few. Where there is no room for them or
 /// for a second base, says so.
 pub async fn measure(
-    (base, folder): (&Base, &Path),
+    (base, weights, folder): (&Base, WeightType, &Path),
     few: &Local,
     adapters: u64,
     (load, pairs): (&Load, usize),
 ) -> anyhow::Result<Result<Resident, String>> {
     let row_bytes = few.maker().row_len() * size_of::<f32>();
-    let need = base.weight_bytes() + 3 * adapters * row_bytes as u64;
+    let need = base.weight_bytes(weights) + 3 * adapters * row_bytes as u64;
     if memory::available().is_some_and(|free| free / 2 < need) {
         let reason = "there is no memory for a second base with them";
         return Ok(Err(format!("{adapters} resident adapters: {reason}")));
@@ -59,6 +59,7 @@ pub async fn measure(
     let many = tokio::task::block_in_place(|| {
         Local::open(&Setup {
             base,
+            weights,
             data_dir: &data_dir,
             tokenizer: None,
             adapters,

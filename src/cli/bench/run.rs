@@ -42,10 +42,12 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
     let machine = machine_of(args, plan);
     step("loading");
     let (base, name) = open_base(args, folder.path())?;
+    let weights = args.weights.unwrap_or_else(|| base.default_weights());
     let (slots, data_dir) = (plan.slots, local::data_dir(folder.path(), "main")?);
     let main = tokio::task::block_in_place(|| {
         Local::open(&Setup {
             base: &base,
+            weights,
             data_dir: &data_dir,
             tokenizer: args.tokenizer.as_deref(),
             adapters: slots.registered,
@@ -59,14 +61,18 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
         .collect();
     step("one stream against the machine's limits");
     let runs = (plan.tokens, plan.repeats);
-    let reached = limits::measure((&base, &target), &machine, runs).await?;
+    let reached = limits::measure((&base, weights, &target), &machine, runs).await?;
     let mut report = common(&target, plan, &aliases).await?;
     report.machine = machine;
     report.target = name;
     report.reached = Some(reached);
+    let parameters = base.outline().parameters.iter();
     report.base = Some(BaseFigures {
-        parameters: base.outline().n_parameters(),
-        weight_bytes: base.weight_bytes(),
+        parameters: parameters
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum(),
+        weights: weights.to_string(),
+        weight_bytes: base.weight_bytes(weights),
         adapter_values: base.outline().sites.row_len(),
         image_rows: base.outline().shape.image_tokens,
     });
@@ -76,7 +82,7 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
     for &adapters in plan.resident {
         step("adapters resident in the bank");
         let pairs = (&load, plan.pairs);
-        let place = (&base, folder.path());
+        let place = (&base, weights, folder.path());
         match resident::measure(place, &main, adapters, pairs).await? {
             Ok(figures) => report.resident.push(figures),
             Err(reason) => report.not_measured.push(reason),

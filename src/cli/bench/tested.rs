@@ -48,12 +48,12 @@ pub fn play(
     let prompt = inputs
         .prompt(&[Message::user(content)])
         .map_err(|error| refused(&error))?;
-    let pixels = inputs
-        .pixels_of(&probe::image(test.seed, test.size))
+    let image = inputs
+        .image_of(&probe::image(test.seed, test.size))
         .map_err(|error| refused(&error))?;
     let request = Request {
         adapter: Some(RequestAdapter { generation, values }),
-        images: vec![pixels],
+        images: vec![image],
         top_logits: self_test::top_logits(test),
         ..Request::new(LOCAL_TENANT.into(), prompt, test.tokens.len())
     };

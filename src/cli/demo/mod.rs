@@ -109,6 +109,7 @@ async fn start(bundle: &Bundle, folder: &Path, listen: SocketAddr) -> anyhow::Re
                 vision: None,
             },
             report_prompt: &report_prompt,
+            weights: base.default_weights(),
             lora_folder: None,
             limits: Limits::default(),
         };

@@ -68,6 +68,45 @@ pub struct Collected {
     pub finish_reason: &'static str,
     /// Its tokens, counted.
     pub completion_tokens: usize,
+    /// Rows of the prompt that were not computed for it.
+    pub cached_tokens: usize,
+}
+
+/// Counts as clients read them. The prompt counts once, however many answers it got.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    prompt_tokens: usize,
+    /// The least of all answers: what no answer had to compute.
+    cached_tokens: Option<usize>,
+    completion_tokens: usize,
+}
+
+impl Usage {
+    /// Of a prompt without answers.
+    pub fn new(prompt_tokens: usize) -> Self {
+        Self {
+            prompt_tokens,
+            cached_tokens: None,
+            completion_tokens: 0,
+        }
+    }
+
+    /// Adds an answer.
+    pub fn add(&mut self, cached_tokens: usize, completion_tokens: usize) {
+        let least = self.cached_tokens.unwrap_or(cached_tokens);
+        self.cached_tokens = Some(least.min(cached_tokens));
+        self.completion_tokens += completion_tokens;
+    }
+
+    /// The `usage` of an answer.
+    pub fn to_json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens.unwrap_or(0)},
+        })
+    }
 }
 
 /// The completion of a request that did not ask for pieces.
@@ -91,20 +130,12 @@ pub fn completion(
         .collect();
     let mut completion = envelope.object("chat.completion");
     completion["choices"] = json!(choices);
-    completion["usage"] = usage(
-        prompt_tokens,
-        answers.iter().map(|a| a.completion_tokens).sum(),
-    );
+    let mut usage = Usage::new(prompt_tokens);
+    for answer in answers {
+        usage.add(answer.cached_tokens, answer.completion_tokens);
+    }
+    completion["usage"] = usage.to_json();
     completion
-}
-
-/// Counts as clients read them. The prompt counts once, however many answers it got.
-pub fn usage(prompt_tokens: usize, completion_tokens: usize) -> Value {
-    json!({
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    })
 }
 
 /// The log probabilities of tokens; the end of text is none of the answer's.

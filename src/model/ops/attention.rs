@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::Kernels;
-use super::cpu::{self, attention::KvColumns, contiguous_slice};
+use super::cpu::{self, contiguous_slice};
 
 /// The shape of the heads: `n_heads` queries share `n_kv_heads` keys in equal groups.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,24 @@ impl Heads {
         }
     }
 
-    pub(super) fn kv_columns(&self, head: usize) -> KvColumns {
-        let kv_head = head / (self.n_heads / self.n_kv_heads);
-        KvColumns {
-            stride: self.n_kv_heads * self.head_dim,
-            columns: kv_head * self.head_dim..(kv_head + 1) * self.head_dim,
-        }
+    /// The width of a query row.
+    pub(super) fn width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// The width of a key (and a value) row.
+    pub(super) fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// How many query heads share a key-value head.
+    pub(super) fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// The query heads that share `kv_head`.
+    pub(super) fn sharing(&self, kv_head: usize) -> Range<usize> {
+        kv_head * self.group()..(kv_head + 1) * self.group()
     }
 }
 
@@ -77,6 +89,8 @@ impl Segment {
 #[derive(Clone, Debug)]
 pub struct AttentionLayout {
     segments: Arc<[Segment]>,
+    /// The keys' rows by position, segment after segment.
+    keys: Arc<[u32]>,
     mask: Mask,
 }
 
@@ -97,7 +111,9 @@ impl AttentionLayout {
             }
             next = segment.rows.end;
         }
+        let spans = segments.iter().flat_map(|segment| segment.keys.clone());
         Ok(Self {
+            keys: spans.flatten().map(|row| row as u32).collect(),
             segments: segments.into(),
             mask,
         })
@@ -120,6 +136,16 @@ impl AttentionLayout {
         &self.segments
     }
 
+    /// The segments, each with the rows of its keys by position.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&Segment, &[u32])> {
+        let mut rest = &*self.keys;
+        self.segments.iter().map(move |segment| {
+            let (keys, tail) = rest.split_at(segment.n_keys());
+            rest = tail;
+            (segment, keys)
+        })
+    }
+
     /// The positions of a segment's keys that its query `row` sees.
     pub fn visible(&self, segment: &Segment, row: usize) -> Range<usize> {
         let n_keys = segment.n_keys();
@@ -136,8 +162,8 @@ impl AttentionLayout {
         let (rows, q_width) = q.dims2()?;
         let (n_keys, kv_width) = k.dims2()?;
         if v.dims2()? != (n_keys, kv_width)
-            || q_width != heads.n_heads * heads.head_dim
-            || kv_width != heads.n_kv_heads * heads.head_dim
+            || q_width != heads.width()
+            || kv_width != heads.kv_width()
         {
             bail!(
                 "attention got q {:?}, k {:?}, v {:?} for {heads:?}",
@@ -147,14 +173,10 @@ impl AttentionLayout {
             );
         }
         let covered = self.segments.last().map_or(0, |segment| segment.rows.end);
-        let last_key = self
-            .segments
-            .iter()
-            .flat_map(|s| &s.keys)
-            .map(|span| span.end)
-            .max();
-        if covered != rows || last_key > Some(n_keys) {
-            bail!("segments cover {covered} rows of {rows}, keys to {last_key:?} of {n_keys}");
+        let spans = self.segments.iter().flat_map(|segment| &segment.keys);
+        let keys_end = spans.map(|span| span.end).max().unwrap_or(0);
+        if covered != rows || keys_end > n_keys {
+            bail!("segments cover {covered} rows of {rows}, keys to {keys_end} of {n_keys}");
         }
         Ok(())
     }
@@ -188,7 +210,7 @@ fn composed(
     layout: &AttentionLayout,
 ) -> Result<Tensor> {
     let dtype = q.dtype();
-    let group = heads.n_heads / heads.n_kv_heads;
+    let group = heads.group();
     let outputs = layout.segments.iter().map(|segment| {
         let (n_rows, n_keys) = (segment.rows.len(), segment.n_keys());
         let q = q
@@ -263,7 +285,7 @@ impl CustomOp3 for Attention {
             contiguous_slice(k, k_layout)?,
             contiguous_slice(v, v_layout)?,
         );
-        let out = cpu::attention::forward(q, k, v, self.heads, &self.layout);
+        let out = cpu::attention::forward([q, k, v], self.heads, &self.layout);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -276,7 +298,8 @@ impl CustomOp3 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [dq, dk, dv] = cpu::with_slices([q, k, v, grad], |slices| {
-            Ok(cpu::attention::backward(slices, self.heads, &self.layout))
+            let (heads, layout) = (self.heads, &self.layout);
+            Ok(cpu::attention_gradient::backward(slices, heads, layout))
         })?;
         Ok((
             Some(Tensor::from_vec(dq, q.shape(), q.device())?),

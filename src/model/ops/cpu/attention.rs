@@ -1,361 +1,367 @@
-//! Attention over ragged segments: scores, softmax and the weighted sum of values, and their gradients.
+//! Attention over ragged segments: scores, an online softmax over blocks of keys, and the weighted sum
+//! of values. No more scores exist at a time than one block's.
 //!
 //! Each query row and head is computed alone, over its keys in the order of their positions, so the
 //! result does not depend on the other rows of the batch, nor on where the keys lie in memory. Rows of
-//! one segment are worked on sixteen at a time, a vector lane each; where a segment has few rows
-//! (decoding), row by row. Both ways add the same numbers in the same order and give the same bits.
+//! one segment are worked on sixteen at a time, a vector lane each (here); where a segment has few rows
+//! (decoding), row by row ([`super::lone_rows`]). Both ways add the same numbers in the same order and
+//! give the same bits.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::attention::{AttentionLayout, Heads, Segment};
-use super::lane_block::{KeyRows, LANES, Lanes, mix, products, spread, turn, turn_back};
-use super::lanes::{add_scaled, dot, exp, max};
+use super::lane_block::{mix, products, turn, turn_back};
+use super::lone_rows::{Unit, add_up};
+use super::online_softmax::{KEY_BLOCK, OnlineSoftmax};
+use super::vector::{LANES, Lanes, Vector};
 
 /// Segments of fewer rows are computed row by row.
 const MIN_BLOCK: usize = 4;
-
-struct Task<'a> {
-    segment: &'a Segment,
-    rows: Range<usize>,
-    out: &'a mut [f32],
-}
+/// Query rows (of all heads that share keys) for which a task copies a block of keys.
+const SHARING: usize = 64;
+/// Query and key elements that meet below which a second thread costs more than it brings.
+const SERIAL: usize = 1 << 15;
 
 /// `[rows, n_heads * head_dim]` from `q` of that shape and `k`, `v` of `[keys, n_kv_heads * head_dim]`.
-pub fn forward(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    heads: Heads,
-    layout: &AttentionLayout,
-) -> Vec<f32> {
-    let width = heads.n_heads * heads.head_dim;
-    let mut out = vec![0f32; q.len()];
-    let mut tasks = Vec::new();
-    let mut rest = out.as_mut_slice();
-    for segment in layout.segments() {
-        for first in segment.rows.clone().step_by(LANES) {
-            let rows = first..(first + LANES).min(segment.rows.end);
-            let (block, tail) = rest.split_at_mut(rows.len() * width);
-            tasks.push(Task {
-                segment,
-                rows,
-                out: block,
-            });
-            rest = tail;
-        }
+pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<f32> {
+    let mut out = vec![0f32; qkv[0].len()];
+    let units = lone_units(layout);
+    let mut unit_sums = vec![0f32; units.len() * Unit::n_sums(heads)];
+    let mut tasks: Vec<Task> = units
+        .iter()
+        .zip(unit_sums.chunks_exact_mut(Unit::n_sums(heads).max(1)))
+        .map(|(unit, sums)| Task::Lone(unit, sums))
+        .collect();
+    tasks.extend(lane_tasks(heads, layout).map(Task::Lanes));
+    let shared = SharedOutput(out.as_mut_ptr());
+    let run = |scratch: &mut Scratch, task: Task| match task {
+        Task::Lone(unit, sums) => unit.compute(qkv, heads, &mut scratch.scores, sums),
+        Task::Lanes(task) => task.compute(qkv, heads, scratch, &shared),
+    };
+    let met: usize = layout
+        .parts()
+        .map(|(segment, keys)| segment.rows.len() * keys.len())
+        .sum();
+    if met * heads.width() < SERIAL {
+        let mut scratch = Scratch::default();
+        tasks.into_iter().for_each(|task| run(&mut scratch, task));
+    } else {
+        tasks.into_par_iter().for_each_init(Scratch::default, run);
     }
-    tasks
-        .into_par_iter()
-        .for_each_init(Scratch::default, |scratch, task| {
-            let dim = heads.head_dim;
-            for head in 0..heads.n_heads {
-                let kv = heads.kv_columns(head);
-                let columns = head * dim..(head + 1) * dim;
-                if task.segment.rows.len() < MIN_BLOCK {
-                    for (i, row) in task.rows.clone().enumerate() {
-                        let visible = layout.visible(task.segment, row);
-                        let Scratch { query, scores, .. } = scratch;
-                        query.clear();
-                        query.extend(
-                            q[row * width..][columns.clone()]
-                                .iter()
-                                .map(|q| q * heads.scale),
-                        );
-                        probabilities(query, k, &kv, (task.segment, visible.clone()), scores);
-                        let out = &mut task.out[i * width..][columns.clone()];
-                        for (key, p) in keys(task.segment, visible).zip(scores.iter()) {
-                            add_scaled(out, *p, &v[key * kv.stride..][kv.columns.clone()]);
-                        }
-                    }
-                    continue;
-                }
-                let rows = task
-                    .rows
-                    .clone()
-                    .map(|row| &q[row * width..][columns.clone()]);
-                scratch.probabilities(rows, k, &kv, (task.segment, &task.rows, layout), heads);
-                let values = KeyRows {
-                    matrix: v,
-                    starts: &scratch.starts,
-                    dim,
-                };
-                scratch.columns.resize(dim, [0.0; LANES]);
-                mix(values, &scratch.p, &mut scratch.columns);
-                let out = task
-                    .out
-                    .chunks_exact_mut(width)
-                    .map(|row| &mut row[columns.clone()]);
-                turn_back(&scratch.columns, out);
-            }
-        });
+    add_up(&units, &unit_sums, heads, &mut out);
     out
+}
+
+enum Task<'a> {
+    Lone(&'a Unit<'a>, &'a mut [f32]),
+    Lanes(LaneTask<'a>),
+}
+
+/// The rows that are computed alone, with each block of their keys.
+fn lone_units(layout: &AttentionLayout) -> Vec<Unit<'_>> {
+    let few = layout
+        .parts()
+        .filter(|(segment, _)| segment.rows.len() < MIN_BLOCK);
+    few.flat_map(|(segment, keys)| {
+        segment.rows.clone().flat_map(move |row| {
+            blocks(layout.visible(segment, row)).map(move |block| Unit {
+                row,
+                place: block.start % KEY_BLOCK,
+                keys: &keys[block],
+            })
+        })
+    })
+    .collect()
+}
+
+/// The rest, head by head, so that one head's keys stay in the cache for all rows.
+fn lane_tasks(heads: Heads, layout: &AttentionLayout) -> impl Iterator<Item = LaneTask<'_>> {
+    let rows = (SHARING / heads.group()).next_multiple_of(LANES);
+    let many = layout
+        .parts()
+        .filter(|(segment, _)| segment.rows.len() >= MIN_BLOCK);
+    many.flat_map(move |(segment, keys)| {
+        (0..heads.n_kv_heads).flat_map(move |kv_head| {
+            segment
+                .rows
+                .clone()
+                .step_by(rows)
+                .map(move |first| LaneTask {
+                    layout,
+                    segment,
+                    keys,
+                    rows: first..(first + rows).min(segment.rows.end),
+                    kv_head,
+                })
+        })
+    })
+}
+
+/// The parts of `positions` in each block of keys.
+fn blocks(positions: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    (positions.start / KEY_BLOCK..positions.end.div_ceil(KEY_BLOCK)).map(move |block| {
+        (block * KEY_BLOCK).max(positions.start)..((block + 1) * KEY_BLOCK).min(positions.end)
+    })
+}
+
+/// Some rows of a segment and the query heads that share one key-value head.
+struct LaneTask<'a> {
+    layout: &'a AttentionLayout,
+    segment: &'a Segment,
+    keys: &'a [u32],
+    rows: Range<usize>,
+    kv_head: usize,
 }
 
 /// What a task needs again and again.
 #[derive(Default)]
 struct Scratch {
-    /// One query row, scaled, and its scores.
-    query: Vec<f32>,
-    scores: Vec<f32>,
-    /// Query rows as columns.
-    columns: Vec<Lanes>,
-    /// Where the block's keys begin in `k` and `v`.
-    starts: Vec<usize>,
-    /// Probabilities, key by key.
-    p: Vec<Lanes>,
+    /// A block's keys and values of one head, side by side.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    lanes: Vec<LaneRows>,
+    /// Of [`Unit`]s.
+    scores: Vec<[f32; KEY_BLOCK]>,
 }
 
-impl Scratch {
-    /// Fills `starts` and `p` for a block of query rows; returns the positions of its keys.
-    fn probabilities<'a>(
-        &mut self,
-        queries: impl Iterator<Item = &'a [f32]>,
-        k: &[f32],
-        kv: &KvColumns,
-        (segment, rows, layout): (&Segment, &Range<usize>, &AttentionLayout),
+impl LaneTask<'_> {
+    fn compute(
+        &self,
+        [q, k, v]: [&[f32]; 3],
         heads: Heads,
-    ) -> Range<usize> {
-        self.columns.resize(heads.head_dim, [0.0; LANES]);
-        turn(queries, heads.scale, &mut self.columns);
-        // A row further down sees the same keys or later ones.
-        let mut visible: [Range<usize>; LANES] =
-            std::array::from_fn(|_| layout.visible(segment, rows.end - 1));
-        for (visible, row) in visible.iter_mut().zip(rows.clone()) {
-            *visible = layout.visible(segment, row);
-        }
-        let all = visible[0].start..visible[LANES - 1].end;
-        let starts = keys(segment, all.clone()).map(|key| key * kv.stride + kv.columns.start);
-        self.starts.clear();
-        self.starts.extend(starts);
-        self.p.resize(all.len(), [0.0; LANES]);
-        let key_rows = KeyRows {
-            matrix: k,
-            starts: &self.starts,
-            dim: heads.head_dim,
-        };
-        products(key_rows, &self.columns, &mut self.p);
-
-        let first: [usize; LANES] = std::array::from_fn(|lane| visible[lane].start - all.start);
-        let end: [usize; LANES] = std::array::from_fn(|lane| visible[lane].end - all.start);
-        let seen_by_all = *first.iter().max().unwrap_or(&0)..*end.iter().min().unwrap_or(&0);
-        for (key, p) in self.p.iter_mut().enumerate() {
-            if !seen_by_all.contains(&key) {
-                for lane in 0..LANES {
-                    if key < first[lane] || key >= end[lane] {
-                        p[lane] = f32::NEG_INFINITY;
-                    }
-                }
-            }
-        }
-        softmax(&mut self.p);
-        all
-    }
-}
-
-/// Softmax over keys, lane by lane.
-fn softmax(scores: &mut [Lanes]) {
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for score in scores.iter() {
-        for (largest, score) in largest.iter_mut().zip(score) {
-            *largest = if *score > *largest { *score } else { *largest };
-        }
-    }
-    let mut total = [0f32; LANES];
-    for score in scores.iter_mut() {
-        for lane in 0..LANES {
-            score[lane] = exp(score[lane] - largest[lane]);
-            total[lane] += score[lane];
-        }
-    }
-    let scale = total.map(f32::recip);
-    for score in scores.iter_mut() {
-        for (score, scale) in score.iter_mut().zip(&scale) {
-            *score *= scale;
-        }
-    }
-}
-
-/// Where one head's keys (or values) lie in a row.
-pub struct KvColumns {
-    /// The length of a row.
-    pub stride: usize,
-    /// The head's columns in it.
-    pub columns: Range<usize>,
-}
-
-/// The rows of the keys at positions `visible` of a segment.
-fn keys(segment: &Segment, visible: Range<usize>) -> impl Iterator<Item = usize> + '_ {
-    let mut first = 0;
-    segment.keys.iter().flat_map(move |span| {
-        let skip = visible.start.saturating_sub(first).min(span.len());
-        let end = visible.end.saturating_sub(first).min(span.len());
-        first += span.len();
-        span.start + skip..span.start + end.max(skip)
-    })
-}
-
-/// The probabilities of one query row, already scaled: every operation in the order of
-/// [`Scratch::probabilities`], so that both give the same bits.
-fn probabilities(
-    q: &[f32],
-    k: &[f32],
-    kv: &KvColumns,
-    (segment, visible): (&Segment, Range<usize>),
-    scores: &mut Vec<f32>,
-) {
-    scores.clear();
-    scores.extend(
-        keys(segment, visible).map(|key| dot(q, &k[key * kv.stride..][kv.columns.clone()])),
-    );
-    let largest = max(scores);
-    let mut total = 0.0;
-    for score in scores.iter_mut() {
-        *score = exp(*score - largest);
-        total += *score;
-    }
-    let scale = total.recip();
-    for score in scores.iter_mut() {
-        *score *= scale;
-    }
-}
-
-/// The gradients of q, k and v, shaped as they are.
-///
-/// One task owns a key-value head, so that every sum over query rows runs in row order.
-pub fn backward(slices: [&[f32]; 4], heads: Heads, layout: &AttentionLayout) -> [Vec<f32>; 3] {
-    let [q, k, v, _] = slices;
-    let dim = heads.head_dim;
-    let (width, kv_width) = (heads.n_heads * dim, heads.n_kv_heads * dim);
-    let (n_rows, n_keys) = (q.len() / width, k.len() / kv_width);
-    let group = heads.n_heads / heads.n_kv_heads;
-    let per_head: Vec<[Vec<f32>; 3]> = (0..heads.n_kv_heads)
-        .into_par_iter()
-        .map(|kv_head| {
-            let mut gradients = HeadGradients {
-                dq: vec![0f32; n_rows * group * dim],
-                dk: vec![0f32; n_keys * dim],
-                dv: vec![0f32; n_keys * dim],
-                ..HeadGradients::default()
-            };
-            for in_group in 0..group {
-                for segment in layout.segments() {
-                    for first in segment.rows.clone().step_by(LANES) {
-                        let rows = first..(first + LANES).min(segment.rows.end);
-                        let head = (kv_head * group + in_group, in_group);
-                        gradients.add_block(slices, head, heads, (segment, &rows, layout));
-                    }
-                }
-            }
-            [gradients.dq, gradients.dk, gradients.dv]
-        })
-        .collect();
-    let gather = |which: usize, n: usize, part: usize| {
-        let mut whole = vec![0f32; n * part * heads.n_kv_heads];
-        for (kv_head, parts) in per_head.iter().enumerate() {
-            for (row, values) in parts[which].chunks_exact(part).enumerate() {
-                let start = (row * heads.n_kv_heads + kv_head) * part;
-                whole[start..start + part].copy_from_slice(values);
-            }
-        }
-        whole
-    };
-    debug_assert_eq!(v.len(), k.len());
-    [
-        gather(0, n_rows, group * dim),
-        gather(1, n_keys, dim),
-        gather(2, n_keys, dim),
-    ]
-}
-
-/// The gradients of one key-value head: `[rows, group * dim]`, and `[keys, dim]` twice.
-#[derive(Default)]
-struct HeadGradients {
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
-    scratch: Scratch,
-    grad_columns: Vec<Lanes>,
-    deltas: Vec<Lanes>,
-    /// A block's additions to `dk` or `dv`, key by key.
-    block: Vec<f32>,
-}
-
-impl HeadGradients {
-    fn add_block(
-        &mut self,
-        [q, k, v, grad]: [&[f32]; 4],
-        (head, in_group): (usize, usize),
-        heads: Heads,
-        (segment, rows, layout): (&Segment, &Range<usize>, &AttentionLayout),
+        scratch: &mut Scratch,
+        out: &SharedOutput,
     ) {
-        let dim = heads.head_dim;
-        let width = heads.n_heads * dim;
-        let group = heads.n_heads / heads.n_kv_heads;
-        let kv = heads.kv_columns(head);
-        let columns = head * dim..(head + 1) * dim;
-        let mut queries: [&[f32]; LANES] = [&[]; LANES];
-        let mut grads: [&[f32]; LANES] = [&[]; LANES];
-        for (lane, row) in rows.clone().enumerate() {
-            queries[lane] = &q[row * width..][columns.clone()];
-            grads[lane] = &grad[row * width..][columns.clone()];
+        let (dim, width) = (heads.head_dim, heads.width());
+        let starts = self.rows.clone().step_by(LANES);
+        let blocks_of_rows = starts.map(|first| first..(first + LANES).min(self.rows.end));
+        let shares = heads.sharing(self.kv_head);
+        let of_heads: Vec<(usize, Range<usize>)> = shares
+            .flat_map(|head| blocks_of_rows.clone().map(move |rows| (head, rows)))
+            .collect();
+        if scratch.lanes.len() < of_heads.len() {
+            scratch.lanes.resize_with(of_heads.len(), LaneRows::default);
         }
-        let (queries, grads) = (&queries[..rows.len()], &grads[..rows.len()]);
-
-        let scratch = &mut self.scratch;
-        let lanes = (segment, rows, layout);
-        let seen = scratch.probabilities(queries.iter().copied(), k, &kv, lanes, heads);
-        let starts = &scratch.starts;
-        self.grad_columns.resize(dim, [0.0; LANES]);
-        turn(grads.iter().copied(), 1.0, &mut self.grad_columns);
-        self.deltas.resize(seen.len(), [0.0; LANES]);
-        products(
-            KeyRows {
-                matrix: v,
-                starts,
-                dim,
-            },
-            &self.grad_columns,
-            &mut self.deltas,
-        );
-
-        let mut mean = [0f32; LANES];
-        for (p, delta) in scratch.p.iter().zip(&self.deltas) {
-            for lane in 0..LANES {
-                mean[lane] += p[lane] * delta[lane];
+        let lanes = &mut scratch.lanes[..of_heads.len()];
+        for (state, (head, rows)) in lanes.iter_mut().zip(&of_heads) {
+            state.see(rows, |row| self.layout.visible(self.segment, row));
+            let mut rows = rows.clone();
+            let queries = std::array::from_fn(|_| match rows.next() {
+                Some(row) => &q[row * width + head * dim..][..dim],
+                None => &[],
+            });
+            state.start(queries, heads);
+        }
+        let first = lanes.iter().map(|rows| rows.positions().start).min();
+        let end = lanes.iter().map(|rows| rows.positions().end).max();
+        let positions = first.unwrap_or(0)..end.unwrap_or(0);
+        let columns = self.kv_head * dim..(self.kv_head + 1) * dim;
+        for block in blocks(positions) {
+            let keys = &self.keys[block.clone()];
+            copy_rows(k, (heads.kv_width(), &columns), keys, &mut scratch.keys);
+            copy_rows(v, (heads.kv_width(), &columns), keys, &mut scratch.values);
+            for rows in lanes.iter_mut() {
+                rows.absorb(&block, &scratch.keys, &scratch.values);
             }
         }
-        for (p, delta) in scratch.p.iter().zip(&mut self.deltas) {
-            for lane in 0..LANES {
-                delta[lane] = p[lane] * (delta[lane] - mean[lane]) * heads.scale;
+        for (state, (head, rows)) in lanes.iter().zip(&of_heads) {
+            let mut rows = rows.clone();
+            let mut out = std::array::from_fn(|_| match rows.next() {
+                Some(row) => out.get(row * width + head * dim, dim),
+                None => &mut [],
+            });
+            turn_back(&state.sums, &state.softmax.normaliser(), &mut out);
+        }
+    }
+}
+
+/// One head of at most sixteen query rows.
+#[derive(Default)]
+pub(super) struct LaneRows {
+    /// The first and the end of the positions that each row sees. A row further down sees the same
+    /// positions or later ones; missing lanes do as the last row does.
+    first: [usize; LANES],
+    end: [usize; LANES],
+    softmax: OnlineSoftmax<Lanes>,
+    /// The queries, a vector a column.
+    queries: Vec<Lanes>,
+    /// The sums of values up to the block, and the block's own.
+    sums: Vec<Lanes>,
+    block_sums: Vec<Lanes>,
+}
+
+impl LaneRows {
+    /// What any of the rows sees.
+    pub fn positions(&self) -> Range<usize> {
+        self.first[0]..self.end[LANES - 1]
+    }
+
+    /// Sets the rows, and which positions each of them sees.
+    pub fn see(&mut self, rows: &Range<usize>, visible: impl Fn(usize) -> Range<usize>) {
+        for lane in 0..LANES {
+            let visible = visible((rows.start + lane).min(rows.end - 1));
+            (self.first[lane], self.end[lane]) = (visible.start, visible.end);
+        }
+    }
+
+    /// Sets the rows' queries; missing ones are empty.
+    pub fn start(&mut self, queries: [&[f32]; LANES], heads: Heads) {
+        self.softmax = OnlineSoftmax::default();
+        self.queries.resize(heads.head_dim, [0.0; LANES]);
+        self.block_sums.resize(heads.head_dim, [0.0; LANES]);
+        self.sums.clear();
+        self.sums.resize(heads.head_dim, [0.0; LANES]);
+        turn(queries, heads.scale, &mut self.queries);
+    }
+
+    /// The scores of the positions `block`, negative infinity where a row does not see one. `keys`:
+    /// `[positions, dim]`.
+    pub fn scores(&self, block: &Range<usize>, keys: &[f32], scores: &mut [Lanes]) {
+        products(keys, &self.queries, scores);
+        if self.first[LANES - 1] > block.start || self.end[0] < block.end {
+            for (position, scores) in block.clone().zip(scores) {
+                for lane in 0..LANES {
+                    if position < self.first[lane] || position >= self.end[lane] {
+                        scores[lane] = f32::NEG_INFINITY;
+                    }
+                }
             }
         }
+    }
 
-        // The turned queries are no longer needed: their place takes the gradient.
-        mix(
-            KeyRows {
-                matrix: k,
-                starts,
-                dim,
-            },
-            &self.deltas,
-            &mut scratch.columns,
-        );
-        let start = (rows.start * group + in_group) * dim;
-        let dq = self.dq[start..].chunks_mut(group * dim).take(rows.len());
-        turn_back(&scratch.columns, dq.map(|row| &mut row[..dim]));
+    /// Takes in a block of positions.
+    fn absorb(&mut self, block: &Range<usize>, keys: &[f32], values: &[f32]) {
+        let positions = self.positions();
+        if positions.start >= block.end || positions.end <= block.start {
+            return;
+        }
+        let mut scores = [[f32::NEG_INFINITY; LANES]; KEY_BLOCK];
+        let place = block.start % KEY_BLOCK;
+        let here = place..place + block.len();
+        self.scores(block, keys, &mut scores[here.clone()]);
+        let scales = self.softmax.absorb(&mut scores);
+        mix(values, &scores[here], &mut self.block_sums);
+        let (before, block) = (Vector::load(&scales.before), Vector::load(&scales.block));
+        for (sum, here) in self.sums.iter_mut().zip(&self.block_sums) {
+            let here = Vector::load(here).times(block);
+            Vector::load(sum).times_plus(before, here).store(sum);
+        }
+    }
+}
 
-        for (weights, vectors, into) in [
-            (&self.deltas, queries, &mut self.dk),
-            (&scratch.p, grads, &mut self.dv),
-        ] {
-            self.block.clear();
-            self.block.resize(seen.len() * dim, 0.0);
-            spread(weights, vectors, dim, &mut self.block);
-            for (key, block) in keys(segment, seen.clone()).zip(self.block.chunks_exact(dim)) {
-                for (into, value) in into[key * dim..][..dim].iter_mut().zip(block) {
-                    *into += value;
+/// Copies some columns of the rows `keys` of `matrix`, side by side.
+pub(super) fn copy_rows(
+    matrix: &[f32],
+    (stride, columns): (usize, &Range<usize>),
+    keys: &[u32],
+    into: &mut Vec<f32>,
+) {
+    into.clear();
+    for key in keys {
+        into.extend_from_slice(&matrix[*key as usize * stride..][columns.clone()]);
+    }
+}
+
+/// The result's memory, which all tasks write: each its own rows and columns.
+struct SharedOutput(*mut f32);
+
+#[expect(
+    unsafe_code,
+    reason = "tasks write disjoint columns of one matrix, which no slice can express"
+)]
+impl SharedOutput {
+    /// The `len` elements from `first`.
+    #[expect(clippy::mut_from_ref, reason = "callers ask for disjoint places")]
+    fn get(&self, first: usize, len: usize) -> &mut [f32] {
+        // SAFETY: one head of one row, which exactly one task asks for; the vector outlives the tasks.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(first), len) }
+    }
+}
+
+#[expect(unsafe_code, reason = "see above")]
+// SAFETY: tasks differ in their rows or their heads, so the places that they ask for are disjoint.
+unsafe impl Sync for SharedOutput {}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::attention::Mask;
+    use super::*;
+
+    const N_KEYS: usize = 150;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 * 0.61;
+        (0..n).map(|i| 2.0 * value(i).sin()).collect()
+    }
+
+    /// The keys of a sequence whose cache rows lie in three pieces, up to `end`.
+    fn keys(end: usize) -> Vec<Range<usize>> {
+        let pieces = [(0..50, 120), (50..77, 30), (77..N_KEYS, 170)];
+        let up_to_end = |(positions, place): (Range<usize>, usize)| {
+            place..place + positions.end.min(end).saturating_sub(positions.start)
+        };
+        pieces.into_iter().map(up_to_end).collect()
+    }
+
+    /// The last `n` rows of a sequence of `end` positions.
+    fn rows(qkv: [&[f32]; 3], heads: Heads, mask: Mask, (end, n): (usize, usize)) -> Vec<f32> {
+        let segment = Segment {
+            rows: 0..n,
+            keys: keys(end),
+        };
+        let layout = AttentionLayout::new(vec![segment], mask).unwrap();
+        let [q, k, v] = qkv;
+        let q = &q[(end - n) * heads.width()..end * heads.width()];
+        forward([q, k, v], heads, &layout)
+    }
+
+    fn exact(
+        [q, k, v]: [&[f32]; 3],
+        heads: Heads,
+        visible: Range<usize>,
+        (row, head, d): (usize, usize, usize),
+    ) -> f64 {
+        let of_head = head / heads.group() * heads.head_dim;
+        let rows: Vec<usize> = keys(N_KEYS).into_iter().flatten().collect();
+        let (mut sum, mut total) = (0.0, 0.0);
+        for row_of_key in &rows[visible] {
+            let first = row_of_key * heads.kv_width() + of_head;
+            let query = &q[row * heads.width() + head * heads.head_dim..][..heads.head_dim];
+            let products = query.iter().zip(&k[first..]);
+            let score: f64 = products.map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+            let p = (score * f64::from(heads.scale)).exp();
+            total += p;
+            sum += p * f64::from(v[first + d]);
+        }
+        sum / total
+    }
+
+    #[test]
+    fn any_chunking_gives_the_same_bits_and_they_are_close_to_double_precision() {
+        for (n_heads, n_kv_heads, dim) in [(2, 1, 20), (4, 4, 16), (8, 2, 64)] {
+            let heads = Heads::new(n_heads, n_kv_heads, dim);
+            let q = values(N_KEYS * heads.width(), 1);
+            let [k, v] = [2, 3].map(|seed| values(250 * heads.kv_width(), seed));
+            let qkv = [&*q, &*k, &*v];
+            for window in [None, Some(70), Some(3)] {
+                let mask = Mask::Causal { window };
+                let whole = rows(qkv, heads, mask, (N_KEYS, N_KEYS));
+                for chunk in [1, 3, 4, 17, 64, 70] {
+                    for first in (0..N_KEYS).step_by(chunk) {
+                        let end = (first + chunk).min(N_KEYS);
+                        let part = rows(qkv, heads, mask, (end, end - first));
+                        let want = &whole[first * heads.width()..end * heads.width()];
+                        assert_eq!(part, want, "rows {first} to {end}, {mask:?}, {heads:?}");
+                    }
+                }
+                for (i, got) in whole.iter().enumerate().step_by(97) {
+                    let (row, column) = (i / heads.width(), i % heads.width());
+                    let first = (row + 1).saturating_sub(window.unwrap_or(N_KEYS));
+                    let place = (row, column / dim, column % dim);
+                    let want = exact(qkv, heads, first..row + 1, place);
+                    assert!((f64::from(*got) - want).abs() < 2e-6, "{got} for {want}");
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! A sum keeps sixteen running totals and adds them up at the end in a fixed order: faster than one
 //! total, more accurate, and the same whatever the caller does with other rows.
 
-const LANES: usize = 16;
+use super::vector::{LANES, Vector};
 
 /// `a * b + c`, fused where the machine does that in one instruction.
 #[inline(always)]
@@ -15,8 +15,9 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     }
 }
 
+/// The sum of sixteen numbers: the upper half is added to the lower, and so on.
 #[inline(always)]
-fn total(lanes: [f32; LANES]) -> f32 {
+pub fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = lanes;
     let mut half = LANES / 2;
     while half > 0 {
@@ -46,10 +47,19 @@ fn accumulate(x: &[f32], y: &[f32], term: impl Fn(f32, f32, f32) -> f32) -> f32 
 }
 
 /// The dot product of two slices of equal length.
-#[inline]
+#[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     debug_assert_eq!(x.len(), y.len());
-    accumulate(x, y, fma)
+    let mut sum = Vector::splat(0.0);
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (ys, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in xs.iter().zip(ys) {
+        sum = Vector::load(x).times_plus(Vector::load(y), sum);
+    }
+    if !x_rest.is_empty() {
+        sum = Vector::load_part(x_rest).times_plus(Vector::load_part(y_rest), sum);
+    }
+    sum.total()
 }
 
 /// The sum of a slice.
@@ -64,12 +74,31 @@ pub fn squared_distance(x: &[f32], mean: f32) -> f32 {
     accumulate(x, x, |x, _, sum| fma(x - mean, x - mean, sum))
 }
 
-/// `y += a * x`.
-#[inline]
-pub fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = fma(a, *x, *y);
+/// `y += a[0] * x[0]`, then `y += a[1] * x[1]` and so on.
+#[inline(always)]
+pub fn add_scaled<const N: usize>(y: &mut [f32], a: [f32; N], x: [&[f32]; N]) {
+    let x = x.map(|x| &x[..y.len()]);
+    let (chunks, rest) = y.as_chunks_mut::<LANES>();
+    let first_of_rest = chunks.len() * LANES;
+    for (i, y) in chunks.iter_mut().enumerate() {
+        let mut sum = Vector::load(y);
+        for (a, x) in a.iter().zip(&x) {
+            let x = x[i * LANES..].first_chunk().expect("x is as long as y");
+            sum = Vector::splat(*a).times_plus(Vector::load(x), sum);
+        }
+        sum.store(y);
     }
+    for (i, y) in rest.iter_mut().enumerate() {
+        for (a, x) in a.iter().zip(&x) {
+            *y = fma(*a, x[first_of_rest + i], *y);
+        }
+    }
+}
+
+/// The larger of two numbers.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 /// The largest element; negative infinity for an empty slice.
@@ -99,25 +128,42 @@ pub fn max(x: &[f32]) -> f32 {
 /// (Moshier, netlib.org/cephes). Branch-free, so a loop over a slice becomes vector code.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
-    let clamped = x.clamp(-87.0, 88.0);
-    let n = fma(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    use exp_constants::*;
+    let clamped = x.clamp(LOWEST, HIGHEST);
+    let rounded = fma(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped));
-    let p = fma(1.987_569_1e-4, r, 1.398_199_9e-3);
-    let p = fma(p, r, 8.333_452e-3);
-    let p = fma(p, r, 4.166_579_6e-2);
-    let p = fma(p, r, 0.166_666_65);
-    let p = fma(p, r, 0.5);
+    let mut p = POLYNOMIAL[0];
+    for coefficient in &POLYNOMIAL[1..] {
+        p = fma(p, r, *coefficient);
+    }
     let p = fma(p, r * r, r + 1.0);
-    #[expect(
-        clippy::cast_sign_loss,
-        reason = "n + 127 lies in 1..=254 after the clamp"
-    )]
-    let scale = f32::from_bits((((n as i32) + 127) as u32) << 23);
-    if x < -87.0 { 0.0 } else { p * scale }
+    // The rounded sum holds n in its lowest bits; n + 127 lies in 1..=254 after the clamp.
+    let biased = rounded
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127);
+    let scale = f32::from_bits(biased << 23);
+    if x < LOWEST { 0.0 } else { p * scale }
+}
+
+/// The numbers of [`exp`], which vectors compute with too.
+pub(super) mod exp_constants {
+    pub const LOWEST: f32 = -87.0;
+    pub const HIGHEST: f32 = 88.0;
+    pub const LN2_HIGH: f32 = 0.693_359_4;
+    pub const LN2_LOW: f32 = -2.121_944_4e-4;
+    /// Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
+    pub const ROUND: f32 = 12_582_912.0;
+    /// From the highest power to the square.
+    pub const POLYNOMIAL: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        0.166_666_65,
+        0.5,
+    ];
 }
 
 /// `1 / (1 + e^-x)`.

@@ -5,11 +5,17 @@
 //! else is in the batch.
 
 pub mod attention;
-pub mod lane_block;
+pub mod attention_gradient;
+mod instruction_set;
+mod lane_block;
 pub mod lanes;
+mod lone_rows;
 pub mod norm;
+mod online_softmax;
 pub mod packed;
+mod stored;
 mod tile;
+mod vector;
 
 use std::array;
 

@@ -1,52 +1,24 @@
 //! The innermost loops of a product: some rows times the panels of one group, summed in registers.
 //!
-//! Plain Rust over small arrays, which the compiler turns into vector code; compiled once for every
-//! instruction set and chosen at run time. It knows nothing of threads and of how a weight is stored beyond
-//! its panels.
+//! Written over [`InstructionSet`], compiled once for each and chosen at run time. It knows nothing of
+//! threads and of how a weight is stored beyond its panels.
 
 use std::ops::Range;
-use std::sync::OnceLock;
 
-use half::bf16;
+#[cfg(target_arch = "x86_64")]
+use super::instruction_set::{Avx2, Avx512};
+use super::instruction_set::{InstructionSet, LANES, Machine};
+use super::stored::{RUN, Stored};
 
-/// Columns of a panel: one AVX-512 register, two of AVX2, four of NEON.
-pub const PANEL: usize = 16;
+/// Columns of a panel.
+pub const PANEL: usize = LANES;
 /// Panels of a group.
 pub const GROUP: usize = 4;
 /// Columns of a group.
 pub const COLUMNS: usize = GROUP * PANEL;
 
-/// A number that weights are stored as.
-pub trait Stored: Copy + Send + Sync + Default + 'static {
-    /// Rounds to the nearest stored value.
-    fn narrow(value: f32) -> Self;
-    /// The exact value.
-    fn widen(self) -> f32;
-    /// Whether widening costs nothing.
-    const IS_F32: bool;
-}
-
-impl Stored for f32 {
-    fn narrow(value: f32) -> Self {
-        value
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    const IS_F32: bool = true;
-}
-
-impl Stored for bf16 {
-    fn narrow(value: f32) -> Self {
-        bf16::from_f32(value)
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-    const IS_F32: bool = false;
-}
+/// Bytes of a panel that are asked for before they are needed.
+const AHEAD: usize = 4096;
 
 /// The left side of a product: rows of `stride` values, of which those from `first` on are used.
 #[derive(Clone, Copy)]
@@ -55,6 +27,24 @@ pub struct Operand<'a> {
     pub stride: usize,
     pub first: usize,
 }
+
+/// Some inputs of sixteen columns.
+pub struct Panel<'a, W> {
+    /// One row an input.
+    pub rows: &'a [[W; PANEL]],
+    /// One row a run of inputs, from the first row on; none if the type has no scales.
+    pub scales: &'a [[f32; PANEL]],
+}
+
+impl<W> Clone for Panel<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Panel<'_, W> {}
+
+pub type Panels<'a, W> = [Panel<'a, W>; GROUP];
 
 /// What happens at the ends of a sum.
 #[derive(Clone, Copy)]
@@ -95,33 +85,6 @@ impl Output {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum InstructionSet {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-pub fn instruction_set() -> InstructionSet {
-    static DETECTED: OnceLock<InstructionSet> = OnceLock::new();
-    *DETECTED.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return InstructionSet::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return InstructionSet::Avx2;
-            }
-        }
-        InstructionSet::Portable
-    })
-}
-
-pub type Panels<'a, W> = [&'a [[W; PANEL]]; GROUP];
-
 /// Adds the product of some rows of `a` with a group's panels to the result.
 #[expect(unsafe_code, reason = "functions compiled for an instruction set")]
 pub fn multiply<W: Stored>(
@@ -131,169 +94,236 @@ pub fn multiply<W: Stored>(
     rows: &Range<usize>,
     out: Output,
 ) {
-    match instruction_set() {
+    let rows = rows.clone();
+    match Machine::here() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine was found to have AVX-512F.
-        InstructionSet::Avx512 => unsafe { multiply_avx512(a, panels, edge, rows.clone(), out) },
+        // SAFETY: the token says that the machine has AVX-512F.
+        Machine::Avx512(isa) => unsafe { multiply_avx512(isa, a, panels, (rows, edge, out)) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine was found to have AVX2 and FMA.
-        InstructionSet::Avx2 => unsafe { multiply_avx2(a, panels, edge, rows.clone(), out) },
-        InstructionSet::Portable => {
-            multiply_narrow::<W, { cfg!(target_arch = "aarch64") }>(
-                a,
-                panels,
-                edge,
-                rows.clone(),
-                out,
-            );
-        }
+        // SAFETY: the token says that the machine has AVX2 and FMA.
+        Machine::Avx2(isa) => unsafe { multiply_avx2(isa, a, panels, (rows, edge, out)) },
+        Machine::Portable(isa) => multiply_narrow(isa, a, panels, (rows, edge, out)),
+    }
+}
+
+/// Writes a panel's values in f32, one row an input.
+#[expect(unsafe_code, reason = "functions compiled for an instruction set")]
+pub fn widen<W: Stored>(panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    match Machine::here() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token says that the machine has AVX-512F.
+        Machine::Avx512(isa) => unsafe { widen_avx512(isa, panel, to) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token says that the machine has AVX2 and FMA.
+        Machine::Avx2(isa) => unsafe { widen_avx2(isa, panel, to) },
+        Machine::Portable(isa) => widen_with(isa, panel, to),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn multiply_avx512<W: Stored>(
-    a: Operand,
-    panels: Panels<W>,
-    edge: Edge,
-    rows: Range<usize>,
-    out: Output,
-) {
-    // Thirty-two registers: sixteen sums, the rest for operands.
+fn widen_avx512<W: Stored>(isa: Avx512, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    widen_with(isa, panel, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn widen_avx2<W: Stored>(isa: Avx2, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    widen_with(isa, panel, to);
+}
+
+#[inline(always)]
+fn widen_with<W: Stored, I: InstructionSet>(isa: I, panel: Panel<W>, to: &mut [[f32; PANEL]]) {
+    for (run, (rows, to)) in panel.rows.chunks(RUN).zip(to.chunks_mut(RUN)).enumerate() {
+        let scale = match panel.scales.get(run) {
+            Some(scales) => isa.load(scales),
+            None => isa.splat(1.0),
+        };
+        for (row, to) in rows.iter().zip(to) {
+            isa.store(W::load(isa, row, scale), to);
+        }
+    }
+}
+
+/// Rows, ends of sums and result of one product.
+type Task<'a> = (Range<usize>, Edge<'a>, Output);
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn multiply_avx512<W: Stored>(isa: Avx512, a: Operand, panels: Panels<W>, (rows, edge, out): Task) {
+    // Thirty-two registers: sixteen sums, and the rest for operands. Four rows of four panels need the
+    // fewest loads.
     let mut row = rows.start;
     while row < rows.end {
         let at = (row, edge, out);
         row += match rows.end - row {
-            1 => whole::<W, 1>(a, panels, at),
-            2 => whole::<W, 2>(a, panels, at),
-            3 => whole::<W, 3>(a, panels, at),
-            4 => whole::<W, 4>(a, panels, at),
-            5 => halves::<W, 5>(a, panels, at),
-            6 => halves::<W, 6>(a, panels, at),
-            7 => halves::<W, 7>(a, panels, at),
-            _ => halves::<W, 8>(a, panels, at),
+            1 => whole::<W, _, 1>(isa, a, panels, at),
+            2 => whole::<W, _, 2>(isa, a, panels, at),
+            3 => whole::<W, _, 3>(isa, a, panels, at),
+            _ => whole::<W, _, 4>(isa, a, panels, at),
         };
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_avx2<W: Stored>(
-    a: Operand,
-    panels: Panels<W>,
-    edge: Edge,
-    rows: Range<usize>,
-    out: Output,
-) {
-    multiply_narrow::<W, true>(a, panels, edge, rows, out);
+fn multiply_avx2<W: Stored>(isa: Avx2, a: Operand, panels: Panels<W>, task: Task) {
+    multiply_narrow(isa, a, panels, task);
 }
 
-/// Sixteen registers: at most twelve sums.
+/// Sixteen registers, two to a vector at best: at most twelve of them hold sums.
 #[inline(always)]
-pub fn multiply_narrow<W: Stored, const FUSED: bool>(
+pub fn multiply_narrow<W: Stored, I: InstructionSet>(
+    isa: I,
     a: Operand,
     panels: Panels<W>,
-    edge: Edge,
-    rows: Range<usize>,
-    out: Output,
+    (rows, edge, out): Task,
 ) {
     let mut row = rows.start;
     while row < rows.end {
         let at = (row, edge, out);
         row += match rows.end - row {
-            1 => pairs::<W, 1, FUSED>(a, panels, at),
-            2 => pairs::<W, 2, FUSED>(a, panels, at),
-            3 => pairs::<W, 3, FUSED>(a, panels, at),
-            4 => singles::<W, 4, FUSED>(a, panels, at),
-            5 => singles::<W, 5, FUSED>(a, panels, at),
-            _ => singles::<W, 6, FUSED>(a, panels, at),
+            1 => pairs::<W, _, 1>(isa, a, panels, at),
+            2 => pairs::<W, _, 2>(isa, a, panels, at),
+            3 => pairs::<W, _, 3>(isa, a, panels, at),
+            4 => singles::<W, _, 4>(isa, a, panels, at),
+            5 => singles::<W, _, 5>(isa, a, panels, at),
+            _ => singles::<W, _, 6>(isa, a, panels, at),
         };
     }
 }
 
+/// First row, ends of sums and result of one tile.
 type At<'a> = (usize, Edge<'a>, Output);
 
 #[inline(always)]
-fn whole<W: Stored, const MR: usize>(a: Operand, panels: Panels<W>, at: At) -> usize {
-    tile::<W, MR, 4, true>(a, panels, 0, at)
+fn whole<W: Stored, I: InstructionSet, const MR: usize>(
+    isa: I,
+    a: Operand,
+    panels: Panels<W>,
+    at: At,
+) -> usize {
+    tile::<W, I, MR, 4>(isa, a, (panels, 0), at)
 }
 
 #[inline(always)]
-fn halves<W: Stored, const MR: usize>(a: Operand, [p, q, r, s]: Panels<W>, at: At) -> usize {
-    tile::<W, MR, 2, true>(a, [p, q], 0, at);
-    tile::<W, MR, 2, true>(a, [r, s], 2, at)
-}
-
-#[inline(always)]
-fn pairs<W: Stored, const MR: usize, const FUSED: bool>(
+fn pairs<W: Stored, I: InstructionSet, const MR: usize>(
+    isa: I,
     a: Operand,
     [p, q, r, s]: Panels<W>,
     at: At,
 ) -> usize {
-    tile::<W, MR, 2, FUSED>(a, [p, q], 0, at);
-    tile::<W, MR, 2, FUSED>(a, [r, s], 2, at)
+    tile::<W, I, MR, 2>(isa, a, ([p, q], 0), at);
+    tile::<W, I, MR, 2>(isa, a, ([r, s], 2), at)
 }
 
 #[inline(always)]
-fn singles<W: Stored, const MR: usize, const FUSED: bool>(
+fn singles<W: Stored, I: InstructionSet, const MR: usize>(
+    isa: I,
     a: Operand,
     panels: Panels<W>,
     at: At,
 ) -> usize {
     for (index, panel) in panels.into_iter().enumerate() {
-        tile::<W, MR, 1, FUSED>(a, [panel], index, at);
+        tile::<W, I, MR, 1>(isa, a, ([panel], index), at);
     }
     MR
 }
 
-/// `MR` rows times `NP` panels, summed in registers; returns `MR`.
+/// `MR` rows times `NP` panels (the first of which is the group's `first_panel`), summed in registers;
+/// returns `MR`.
 #[inline(always)]
-fn tile<W: Stored, const MR: usize, const NP: usize, const FUSED: bool>(
+fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
+    isa: I,
     a: Operand,
-    panels: [&[[W; PANEL]]; NP],
-    first_panel: usize,
+    (panels, first_panel): ([Panel<W>; NP], usize),
     (row, edge, out): At,
 ) -> usize {
-    let depth = panels[0].len();
-    let rows: [&[f32]; MR] =
-        std::array::from_fn(|r| &a.data[(row + r) * a.stride + a.first..][..depth]);
-    let panels: [&[[W; PANEL]]; NP] = panels.map(|panel| &panel[..depth]);
-    let mut sums = [[[0f32; PANEL]; NP]; MR];
+    let depth = panels[0].rows.len();
+    let mut rows: [&[f32]; MR] = [&[]; MR];
+    for (r, place) in rows.iter_mut().enumerate() {
+        *place = &a.data[(row + r) * a.stride + a.first..][..depth];
+    }
+    let mut weights: [&[[W; PANEL]]; NP] = [&[]; NP];
+    for (place, panel) in weights.iter_mut().zip(&panels) {
+        *place = &panel.rows[..depth];
+    }
+    let zero = isa.splat(0.0);
+    let mut sums = [[zero; NP]; MR];
     if !edge.first {
         for (r, sums) in sums.iter_mut().enumerate() {
-            for (p, sums) in sums.iter_mut().enumerate() {
-                let held = out.panel(row + r, first_panel + p);
-                sums[..held.len()].copy_from_slice(held);
+            for (p, sum) in sums.iter_mut().enumerate() {
+                *sum = read(isa, out.panel(row + r, first_panel + p));
             }
         }
     }
-    for k in 0..depth {
-        for (p, panel) in panels.iter().enumerate() {
-            let weights = panel[k].map(Stored::widen);
+    let mut scales = [zero; NP];
+    let run_length = if W::SCALED { RUN } else { depth.max(1) };
+    let mut first = 0;
+    while first < depth {
+        let last = depth.min(first + run_length);
+        if W::SCALED {
+            for (scale, panel) in scales.iter_mut().zip(&panels) {
+                *scale = isa.load(&panel.scales[first / RUN]);
+            }
+        }
+        for k in first..last {
+            if W::PREFETCHED {
+                for weights in &weights {
+                    // Beyond the panel's end lies another panel, or nothing, which does no harm.
+                    let ahead = k + AHEAD / size_of::<[W; PANEL]>();
+                    isa.prefetch(weights.as_ptr().wrapping_add(ahead));
+                }
+            }
+            let mut values = [zero; NP];
+            for p in 0..NP {
+                values[p] = W::load(isa, &weights[p][k], scales[p]);
+            }
             for r in 0..MR {
-                let x = rows[r][k];
-                for (sum, weight) in sums[r][p].iter_mut().zip(weights) {
-                    *sum = if FUSED {
-                        x.mul_add(weight, *sum)
-                    } else {
-                        x * weight + *sum
-                    };
+                let x = isa.splat(rows[r][k]);
+                for p in 0..NP {
+                    sums[r][p] = isa.multiply_add(x, values[p], sums[r][p]);
                 }
             }
         }
+        first = last;
     }
     for (r, sums) in sums.iter_mut().enumerate() {
-        for (p, sums) in sums.iter_mut().enumerate() {
-            let held = out.panel(row + r, first_panel + p);
+        for (p, sum) in sums.iter_mut().enumerate() {
+            let place = out.panel(row + r, first_panel + p);
             if let Some(bias) = edge.bias {
                 let first = out.first + (first_panel + p) * PANEL;
-                for (sum, bias) in sums.iter_mut().zip(bias.iter().skip(first)) {
-                    *sum += bias;
-                }
+                let bias = &bias[first.min(bias.len())..];
+                *sum = isa.add(*sum, read(isa, &bias[..place.len()]));
             }
-            let n = held.len();
-            held.copy_from_slice(&sums[..n]);
+            write(isa, *sum, place);
         }
     }
     MR
+}
+
+/// The first places of a vector, or all.
+#[inline(always)]
+fn read<I: InstructionSet>(isa: I, from: &[f32]) -> I::Vector {
+    match from.first_chunk::<PANEL>() {
+        Some(from) => isa.load(from),
+        None => {
+            let mut values = [0f32; PANEL];
+            values[..from.len()].copy_from_slice(from);
+            isa.load(&values)
+        }
+    }
+}
+
+#[inline(always)]
+fn write<I: InstructionSet>(isa: I, value: I::Vector, to: &mut [f32]) {
+    match to.first_chunk_mut::<PANEL>() {
+        Some(to) => isa.store(value, to),
+        None => {
+            let mut values = [0f32; PANEL];
+            isa.store(value, &mut values);
+            let n = to.len();
+            to.copy_from_slice(&values[..n]);
+        }
+    }
 }

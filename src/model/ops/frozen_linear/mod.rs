@@ -13,8 +13,10 @@ use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
 
+pub use super::cpu::packed::Stored;
+
 pub use dense::DenseLinear;
-pub use packed::PackedLinear;
+pub use packed::{PackedLinear, packed_bytes};
 pub use quantised::QuantisedLinear;
 
 /// A frozen weight of shape `[out, in]`, with its bias if it has one.

@@ -1,6 +1,7 @@
 //! A frozen weight on the CPU, packed once into the order in which its kernel reads it.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
@@ -10,7 +11,7 @@ use crate::model::ops::cpu::contiguous_slice;
 use crate::model::ops::cpu::packed::{Packed, Stored};
 use crate::model::ops::cpu::with_slices;
 
-/// A packed weight whose elements are stored as `W` (f32 or bf16), with its bias in f32.
+/// A packed weight whose elements are stored as `W` (f32, bf16 or i8), with its bias in f32.
 #[derive(Clone)]
 pub struct PackedLinear<W> {
     inner: Arc<Inner<W>>,
@@ -25,15 +26,35 @@ impl<W: Stored> PackedLinear<W> {
     /// `weight`: `[out, in]`; `bias`: `[out]`. Both f32 on the CPU.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (n_out, n_in) = weight.dims2()?;
+        let weight = with_slices([weight], |[weight]| Ok(Packed::pack(weight, n_out, n_in)))?;
+        Self::of(weight, bias)
+    }
+
+    /// A weight `[n_out, n_in]` whose rows are read when they are wanted, by all threads: `read` gets the
+    /// number of the first of some rows and their place.
+    pub fn from_rows(
+        (n_out, n_in): (usize, usize),
+        bias: Option<&Tensor>,
+        read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
+    ) -> Result<Self> {
+        Self::of(Packed::pack_rows(n_out, n_in, read)?, bias)
+    }
+
+    fn of(weight: Packed<W>, bias: Option<&Tensor>) -> Result<Self> {
+        let (n_out, _) = weight.dims();
         let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
         if bias.as_ref().is_some_and(|bias| bias.len() != n_out) {
             bail!("a bias for {n_out} outputs has another length");
         }
-        let weight = with_slices([weight], |[weight]| Ok(Packed::pack(weight, n_out, n_in)))?;
         Ok(Self {
             inner: Arc::new(Inner { weight, bias }),
         })
     }
+}
+
+/// Bytes of a packed weight `[n_out, n_in]`, without its bias.
+pub fn packed_bytes<W: Stored>(n_out: usize, n_in: usize) -> usize {
+    Packed::<W>::bytes_of(n_out, n_in)
 }
 
 impl<W> fmt::Debug for PackedLinear<W> {

@@ -1,9 +1,11 @@
 //! A frozen weight in one of `mistralrs-quant`'s types.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
-use mistralrs_quant::QuantMethod;
+use candle_core::quantized::GgmlDType;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
 
 use super::FrozenLinear;
 use crate::model::ops::cpu::contiguous_slice;
@@ -19,6 +21,24 @@ impl QuantisedLinear {
     /// `bytes`: what the quantised weight takes in memory.
     pub fn new(method: Arc<dyn QuantMethod>, bytes: usize) -> Self {
         Self { method, bytes }
+    }
+
+    /// Quantises `weight` (`[out, in]`, f32) to a block type; `bias`: `[out]`. Blocks must divide the
+    /// inputs: `mistralrs-quant` would silently take another type.
+    pub fn quantise(weight: &Tensor, bias: Option<&Tensor>, to: IsqType) -> Result<Self> {
+        let dtype = GgmlDType::try_from(to)?;
+        let (n_out, n_in) = weight.dims2()?;
+        let (block, size) = (dtype.block_size(), dtype.type_size());
+        if !n_in.is_multiple_of(block) {
+            bail!("{n_in} inputs are no multiple of {to}'s blocks of {block}");
+        }
+        let linear = candle_nn::Linear::new(weight.contiguous()?, bias.cloned());
+        let plain = UnquantLinear::new(QuantMethodConfig::Unquantized(linear))?;
+        let (device, count) = (weight.device().clone(), AtomicUsize::new(0));
+        let guard = QuantizeOntoGuard::new();
+        let method = Arc::new(plain).apply_isq(Some(to), device, &count, None, guard)?;
+        let bias = bias.map_or(0, |bias| bias.elem_count() * 4);
+        Ok(Self::new(method, n_out * n_in / block * size + bias))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `norma serve`: opens a base, says what it found, and answers until it is told to stop.
 
+mod memory;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,11 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use candle_core::Device;
 use clap::Args;
-use norma::base::{Base, OpenOptions, memory};
+use norma::base::{Base, OpenOptions, WeightType};
 use norma::engine::EngineConfig;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
 use norma::preprocess::ImageLimits;
+
+use self::memory::Memory;
 
 /// Arguments of `norma serve`.
 #[derive(Debug, Args)]
@@ -29,6 +33,11 @@ pub struct ServeArgs {
     /// Where the model lives: cpu, or cuda:N where this program was built for it.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What weights are held as: f32, bf16, int8 (8.5 bits a weight), or a block type of mistralrs-quant:
+    /// q8_0, q6k, q5k, q5_1, q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB
+    /// in f32, and bf16 above (f32 on a GPU).
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<WeightType>,
     /// Where adapters and their registry are kept.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -67,15 +76,25 @@ struct LimitArgs {
     /// Tokens and image rows computed in one step.
     #[arg(long, default_value_t = EngineConfig::default().max_step_tokens, value_name = "N")]
     max_step_tokens: usize,
-    /// Tokens that the cache of keys and values holds.
-    #[arg(long, default_value_t = EngineConfig::default().kv_rows, value_name = "N")]
-    kv_tokens: usize,
+    /// Of these, tokens of prompts where answers go on: fewer let answers flow more evenly.
+    #[arg(long, default_value_t = EngineConfig::default().max_rows_beside_answers, value_name = "N")]
+    max_tokens_beside_answers: usize,
+    /// Tokens that the cache of keys and values holds: 16,384 by default, or what half of the memory that
+    /// the weights leave can hold.
+    #[arg(long, value_name = "N")]
+    kv_tokens: Option<usize>,
     /// Slots for adapters in use at once, the base's own included.
     #[arg(long, default_value_t = EngineConfig::default().bank_slots, value_name = "N")]
     bank_slots: usize,
     /// Requests that may wait.
     #[arg(long, default_value_t = EngineConfig::default().queue_len, value_name = "N")]
     queue: usize,
+    /// Compute every prompt from its beginning, even if an earlier one began alike.
+    #[arg(long)]
+    no_prefix_cache: bool,
+    /// Bytes of image features kept for further questions about the same images; 0 for none.
+    #[arg(long, default_value_t = EngineConfig::default().image_cache_bytes, value_name = "N")]
+    image_cache_bytes: usize,
     /// Bytes of an uploaded adapter.
     #[arg(long, default_value_t = Limits::default().max_upload_bytes, value_name = "N")]
     max_upload_bytes: u64,
@@ -106,13 +125,16 @@ struct LimitArgs {
 }
 
 impl LimitArgs {
-    fn limits(&self) -> Limits {
+    fn limits(&self, kv_tokens: usize) -> Limits {
         let engine = EngineConfig {
             max_sequences: self.max_sequences,
             max_step_tokens: self.max_step_tokens,
-            kv_rows: self.kv_tokens,
+            max_rows_beside_answers: self.max_tokens_beside_answers,
+            kv_rows: kv_tokens,
             bank_slots: self.bank_slots,
             queue_len: self.queue,
+            prefix_cache: !self.no_prefix_cache,
+            image_cache_bytes: self.image_cache_bytes,
             ..EngineConfig::default()
         };
         let image = ImageLimits {
@@ -153,13 +175,20 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         address => Some(address.parse().context("--metrics-listen is no address")?),
     };
     std::fs::create_dir_all(&args.data_dir).context("--data-dir could not be made")?;
-    let limits = args.limits.limits();
     let base = open_base(args)?;
+    let weights = args.weights.unwrap_or_else(|| base.default_weights());
     let name = served_name(args)?;
     println!("base       {name}");
     println!("digest     {}", base.digest());
     println!("sites      {}", sites_line(&base));
-    println!("memory     {}", memory_line(&base, &limits));
+    println!("weights    {weights}");
+    let affordable = || memory::affordable_tokens(&base, weights, args.limits.bank_slots);
+    let limits = args
+        .limits
+        .limits(args.limits.kv_tokens.unwrap_or_else(affordable));
+    let memory = Memory::of(&base, weights, &limits);
+    println!("memory     {memory}");
+    memory.require(&base)?;
     let state = Arc::new(State::new(keys, &name)?);
     let options = ServerOptions {
         listen: args.listen,
@@ -184,6 +213,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
             name: &name,
             data_dir: &args.data_dir,
             files,
+            weights,
             report_prompt: &args.report_prompt,
             lora_folder: args.lora_folder.as_deref(),
             limits,
@@ -248,22 +278,6 @@ fn sites_line(base: &Base) -> String {
     let table = &base.outline().sites;
     let used = table.sites().iter().filter(|site| site.used).count();
     format!("{used} norms, {} values an adapter", table.row_len())
-}
-
-/// What the base, the cache of keys and values and the bank take, beside what the machine has.
-fn memory_line(base: &Base, limits: &Limits) -> String {
-    let (shape, engine) = (base.outline().shape, limits.engine);
-    let kv = (engine.kv_rows * shape.n_layers * shape.kv_width * 2 * 4) as u64;
-    let bank = (engine.bank_slots * base.outline().sites.row_len() * 4) as u64;
-    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / f64::from(1 << 20));
-    let free = memory::available().map_or_else(|| "unknown".to_owned(), megabytes);
-    format!(
-        "{} weights + {} keys and values + {} bank = {}; free: {free}",
-        megabytes(base.weight_bytes()),
-        megabytes(kv),
-        megabytes(bank),
-        megabytes(base.weight_bytes() + kv + bank),
-    )
 }
 
 /// Resolves when the program is told to stop.
