@@ -46,9 +46,12 @@ class Worker:
         self.process = None
 
     def start(self, timeout):
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                            cwd=HERE, start_new_session=True)
+        try:
+            with open(self.log, "a") as log:
+                self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                                stderr=log, cwd=HERE, start_new_session=True)
+        except OSError as error:
+            raise Failed(str(error)) from None
         facts = self.receive(timeout)
         self.tell(signal.SIGSTOP)
         return facts
@@ -328,6 +331,8 @@ def main():
     args.side = pixels["crop_size"]["height"]
     args.transformers_python = args.transformers_python or args.python
     args.gguf = (args.gguf or args.checkpoint.with_name(args.checkpoint.name + "-gguf")).resolve()
+    # So that the peers are ended whatever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     folder = Path(tempfile.mkdtemp(prefix="norma-peers-"))
     results = Results()
     try:

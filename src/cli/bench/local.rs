@@ -126,6 +126,28 @@ impl Local {
         }
     }
 
+    /// Makes the adapter of a seed known to the service without a file, as it is right after an upload, and lets
+    /// it answer one token, which brings it into the bank.
+    pub async fn bring_in(&self, seed: u64) -> anyhow::Result<()> {
+        let this = self.clone();
+        let adapter = tokio::task::spawn_blocking(move || {
+            let (_, adapter) = this.maker.adapter(seed, adapters::unplayed())?;
+            let loaded = this.service.remember(&adapter, None);
+            anyhow::Ok(RequestAdapter {
+                generation: loaded.generation,
+                values: loaded.values.clone(),
+            })
+        });
+        let request = Request {
+            adapter: Some(adapter.await??),
+            ..Request::new(LOCAL_TENANT.into(), self.words(2, seed), 1)
+        };
+        self.count_request();
+        let now = Instant::now();
+        collect((now, now), self.service.engine().submit(request)?).await?;
+        Ok(())
+    }
+
     /// Asks the engine and waits for the whole answer.
     pub async fn ask(&self, ask: Ask) -> anyhow::Result<Timed> {
         self.count_request();
