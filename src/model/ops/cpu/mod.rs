@@ -10,6 +10,7 @@ pub mod lane_block;
 pub mod lanes;
 pub mod norm;
 pub mod packed;
+mod product;
 mod stored;
 mod tile;
 
