@@ -111,12 +111,12 @@ struct Remember<'a> {
 }
 
 impl Remember<'_> {
-    fn remembered(&self, name: &str, tensor: Tensor) -> Result<Tensor, ParameterError> {
+    fn remembered(&self, name: &str, tensor: Tensor) -> Tensor {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.ids.push(tensor.id());
         seen.n_values += tensor.elem_count();
         seen.tensors.push((name.into(), tensor.clone()));
-        Ok(tensor)
+        tensor
     }
 }
 
@@ -126,11 +126,11 @@ impl Parameters for Remember<'_> {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        self.remembered(name, self.inner.tensor(name, shape)?)
+        Ok(self.remembered(name, self.inner.tensor(name, shape)?))
     }
 
     fn table(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        self.remembered(name, self.inner.table(name, shape)?)
+        Ok(self.remembered(name, self.inner.table(name, shape)?))
     }
 
     fn linear(

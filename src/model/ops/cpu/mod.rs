@@ -13,6 +13,7 @@ mod lone_rows;
 pub mod norm;
 mod online_softmax;
 pub mod packed;
+mod product;
 mod stored;
 mod tile;
 mod vector;

@@ -12,12 +12,12 @@ pub const RUN: usize = 64;
 
 /// A number that weights are stored as.
 pub trait Stored: Copy + Send + Sync + Default + 'static {
-    /// Whether each [`RUN`] of inputs has scales.
+    /// Whether each run of inputs has scales.
     const SCALED: bool;
     /// Rows from which on widening a block once for all of them costs less than widening it for every few.
     const MANY: usize;
 
-    /// Rounds a run of rows (of [`RUN`] inputs, the last one may be shorter) to the nearest stored values,
+    /// Rounds a run of rows (of `RUN` inputs, the last one may be shorter) to the nearest stored values,
     /// and returns their scales.
     fn narrow(run: &[[f32; LANES]], stored: &mut [[Self; LANES]]) -> [f32; LANES];
 
