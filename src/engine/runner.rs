@@ -106,9 +106,10 @@ impl Runner {
         if !works.is_empty() {
             self.forward(&works)?;
             self.stats.steps += 1;
-            self.stats.step_time += begun.elapsed();
         }
         self.publish();
+        // Seen with the next step, since saying it is part of this one.
+        self.stats.step_time += begun.elapsed();
         Ok(())
     }
 

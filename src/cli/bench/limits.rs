@@ -8,7 +8,8 @@ use norma::model::ops::Kernels;
 use norma::model::parameters::Parameters;
 use serde::Serialize;
 
-use super::load::seeds;
+use super::load::{self, Load, seeds};
+use super::local::Local;
 use super::machine::Machine;
 use super::stats::Spread;
 use super::target::{Ask, Prompt, Target};
@@ -34,15 +35,18 @@ pub struct Reached {
     pub prefill_rows_per_second: f64,
     /// Operations in a second over the machine's single-precision ones.
     pub prefill_fma_fraction: f64,
+    /// Of the time of steps of sixteen streams, what was not spent in the model.
+    pub outside_model_fraction: f64,
 }
 
 /// Measures on an idle engine.
 pub async fn measure(
-    (base, weights, target): (&Base, WeightType, &Target),
+    (base, weights, local): (&Base, WeightType, &Local),
     machine: &Machine,
     (tokens, repeats): (usize, usize),
 ) -> anyhow::Result<Reached> {
     let work = Work::of(base, weights);
+    let target = &Target::Local(local.clone());
     let room = base.outline().shape.max_positions - 1;
     let rows = ROWS.min(room);
     let (mut decode, mut prefill) = (Vec::new(), Vec::new());
@@ -73,7 +77,22 @@ pub async fn measure(
         prefill_rows: rows,
         prefill_rows_per_second: prefill,
         prefill_fma_fraction: flops / (machine.fma_gflop_per_second * 1e9),
+        outside_model_fraction: outside_model(local, tokens).await?,
     })
+}
+
+async fn outside_model(local: &Local, tokens: usize) -> anyhow::Result<f64> {
+    let load = Load {
+        streams: 16,
+        models: vec![Local::NAME.to_owned()],
+        tokens,
+    };
+    let before = local.settled().await?;
+    load::run(&Target::Local(local.clone()), &load).await?;
+    let after = local.settled().await?;
+    let steps = after.step_time - before.step_time;
+    let model = after.model_time - before.model_time;
+    Ok(1.0 - model.as_secs_f64() / steps.as_secs_f64())
 }
 
 /// The decoder's weights.

@@ -122,6 +122,13 @@ impl Report {
                     reached.prefill_fma_fraction * 100.0
                 ),
             );
+            line(
+                out,
+                &format!(
+                    "steps       {:.1} % of a step of 16 streams is not the model's",
+                    reached.outside_model_fraction * 100.0
+                ),
+            );
         }
         let second = &self.second_question;
         line(

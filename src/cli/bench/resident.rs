@@ -25,9 +25,9 @@ pub struct Resident {
     pub throughput: PairedRatio,
     /// Bytes of one row of the bank.
     pub row_bytes: usize,
-    /// Bytes by which the process grew for each adapter that became resident, beside its row of the bank.
-    pub host_bytes_per_adapter: f64,
-    /// Both together over one row.
+    /// Bytes by which the process grew for each adapter that became resident: values, bank and books.
+    pub bytes_per_adapter: f64,
+    /// The same over one row.
     pub rows_per_adapter: f64,
 }
 
@@ -71,7 +71,7 @@ pub async fn measure(
     let last = many.settled().await?;
     let slots_filled = last.slots_filled;
     let new = (slots_filled - first.slots_filled).max(1);
-    let host_bytes_per_adapter = grown / new as f64;
+    let bytes_per_adapter = grown / new as f64;
     let few = Target::Local(few.clone());
     let throughput = load::paired((&target, load), (&few, load), pairs).await?;
     Ok(Ok(Resident {
@@ -79,8 +79,8 @@ pub async fn measure(
         slots_filled,
         throughput,
         row_bytes,
-        host_bytes_per_adapter,
-        rows_per_adapter: 1.0 + host_bytes_per_adapter / row_bytes as f64,
+        bytes_per_adapter,
+        rows_per_adapter: bytes_per_adapter / row_bytes as f64,
     }))
 }
 

@@ -61,7 +61,7 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
         .collect();
     step("one stream against the machine's limits");
     let runs = (plan.tokens, plan.repeats);
-    let reached = limits::measure((&base, weights, &target), &machine, runs).await?;
+    let reached = limits::measure((&base, weights, &main), &machine, runs).await?;
     let mut report = common(&target, plan, &aliases).await?;
     report.machine = machine;
     report.target = name;
