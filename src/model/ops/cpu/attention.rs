@@ -19,8 +19,9 @@ use super::vector::{LANES, Lanes, Vector};
 
 /// Segments of fewer rows are computed row by row.
 const MIN_BLOCK: usize = 4;
-/// Query rows (of all heads that share keys) for which a task copies a block of keys.
-const SHARING: usize = 64;
+/// Query rows (of all heads that share keys) for which a task copies a block of keys. With more, fewer
+/// copies; but a task should not be long beside the whole.
+const SHARING: usize = 128;
 /// Query and key elements that meet below which a second thread costs more than it brings.
 const SERIAL: usize = 1 << 15;
 
@@ -46,7 +47,9 @@ pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<
         .sum();
     if met * heads.width() < SERIAL {
         let mut scratch = Scratch::default();
-        tasks.into_iter().for_each(|task| run(&mut scratch, task));
+        for task in tasks {
+            run(&mut scratch, task);
+        }
     } else {
         tasks.into_par_iter().for_each_init(Scratch::default, run);
     }
@@ -222,9 +225,9 @@ impl LaneRows {
         products(keys, &self.queries, scores);
         if self.first[LANES - 1] > block.start || self.end[0] < block.end {
             for (position, scores) in block.clone().zip(scores) {
-                for lane in 0..LANES {
+                for (lane, score) in scores.iter_mut().enumerate() {
                     if position < self.first[lane] || position >= self.end[lane] {
-                        scores[lane] = f32::NEG_INFINITY;
+                        *score = f32::NEG_INFINITY;
                     }
                 }
             }

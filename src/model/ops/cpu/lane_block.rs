@@ -5,7 +5,7 @@
 //! block; sums over keys run in key order. It must not know of masks or segments.
 
 use super::lanes::fma;
-use super::vector::{LANES, Lanes, Vector, transpose};
+use super::vector::{LANES, Lanes, REGISTERS, Vector, transpose};
 
 /// Turns rows of equal length into columns, scaled; the lanes of empty rows are 0.
 pub fn turn(rows: [&[f32]; LANES], scale: f32, columns: &mut [Lanes]) {
@@ -47,8 +47,8 @@ pub fn turn_back(columns: &[Lanes], scales: &Lanes, rows: &mut [&mut [f32]; LANE
 /// keys[key][d] * columns[d]`, summed as [`super::lanes::dot`] does, so that both give the same bits.
 /// `keys`: `[keys, columns]`.
 pub fn products(keys: &[f32], columns: &[Lanes], out: &mut [Lanes]) {
-    // As many keys at once as leave the sums of the tree in registers.
-    const TOGETHER: usize = 4;
+    // As many keys at once as leave the sums of the tree, which has four levels, in registers.
+    const TOGETHER: usize = REGISTERS / 8;
     let dim = columns.len();
     let (whole, rest) = out.as_chunks_mut::<TOGETHER>();
     let (whole_keys, rest_keys) = keys.split_at(whole.len() * TOGETHER * dim);
@@ -127,7 +127,7 @@ fn plus<const N: usize>(one: [Vector; N], other: [Vector; N]) -> [Vector; N] {
 /// For every lane the sum of key rows by weight: `out[d] = sum over keys of keys[key][d] *
 /// weights[key]`. `keys`: `[keys, out]`.
 pub fn mix(keys: &[f32], weights: &[Lanes], out: &mut [Lanes]) {
-    const TOGETHER: usize = 16;
+    const TOGETHER: usize = REGISTERS / 2;
     let dim = out.len();
     let (blocks, rest) = out.as_chunks_mut::<TOGETHER>();
     let whole = blocks.len() * TOGETHER;

@@ -147,7 +147,7 @@ pub fn max(x: &[f32]) -> f32 {
 /// (Moshier, netlib.org/cephes). Branch-free, so a loop over a slice becomes vector code.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    use exp_constants::*;
+    use exp_constants::{HIGHEST, LN2_HIGH, LN2_LOW, LOWEST, POLYNOMIAL, ROUND};
     let clamped = x.clamp(LOWEST, HIGHEST);
     let rounded = fma(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
@@ -157,13 +157,17 @@ pub fn exp(x: f32) -> f32 {
         p = fma(p, r, *coefficient);
     }
     let p = fma(p, r * r, r + 1.0);
-    // The rounded sum holds n in its lowest bits; n + 127 lies in 1..=254 after the clamp.
-    let biased = rounded
-        .to_bits()
-        .wrapping_sub(ROUND.to_bits())
-        .wrapping_add(127);
-    let scale = f32::from_bits(biased << 23);
+    let scale = power_of_two(rounded);
     if x < LOWEST { 0.0 } else { p * scale }
+}
+
+/// `2^n` of the `n` that a sum with [`exp_constants::ROUND`] holds in its lowest bits, from -126 to 127.
+#[inline(always)]
+pub fn power_of_two(rounded: f32) -> f32 {
+    let n = rounded
+        .to_bits()
+        .wrapping_sub(exp_constants::ROUND.to_bits());
+    f32::from_bits(n.wrapping_add(127) << 23)
 }
 
 /// The numbers of [`exp`], which vectors compute with too.

@@ -128,7 +128,9 @@ pub fn add_up(units: &[Unit], sums: &[f32], heads: Heads, out: &mut [f32]) {
                 }
             }
             let normaliser = softmax.normaliser();
-            out.iter_mut().for_each(|out| *out *= normaliser);
+            for out in out {
+                *out *= normaliser;
+            }
         }
         first = end;
     }

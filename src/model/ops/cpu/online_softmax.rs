@@ -81,7 +81,7 @@ impl OnlineSoftmax<f32> {
     }
 
     /// What makes the sum of values by exponentials their mean by probabilities.
-    pub fn normaliser(&self) -> f32 {
+    pub fn normaliser(self) -> f32 {
         self.total.recip()
     }
 }
