@@ -13,9 +13,9 @@ use super::config::{EngineConfig, EngineError};
 use super::request::RequestError;
 use super::scheduler::Work;
 use super::sequence::Sequence;
-use crate::model::MedVlm;
 use crate::model::bank::NormBank;
 use crate::model::kv_cache::KvCache;
+use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
 pub(super) struct Compute {
@@ -40,9 +40,19 @@ pub(super) struct Computed<T> {
     pub cache_lost: bool,
 }
 
-enum Fault {
+/// What can go wrong in the model.
+pub(super) enum Fault {
     Error(String),
     Panic,
+}
+
+impl From<Fault> for RequestError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Error(message) => Self::Model { message },
+            Fault::Panic => Self::Panicked,
+        }
+    }
 }
 
 impl Compute {
@@ -126,6 +136,32 @@ impl Compute {
             let of = |image: usize| features.narrow(0, image * each, each)?.copy();
             (0..slots.len()).map(of).collect()
         })
+    }
+
+    /// Rows of an image in the tower.
+    pub fn rows_of_image(&self) -> usize {
+        self.model.shape().tower_rows
+    }
+
+    /// Begins to encode one image, see [`Self::continue_image`].
+    pub fn begin_image(&self, pixels: &Tensor, slot: u32) -> Result<ImageEncoding> {
+        Ok(ImageEncoding {
+            pixels: pixels.unsqueeze(0)?.to_device(self.model.device())?,
+            slots: vec![slot],
+            pass: None,
+        })
+    }
+
+    /// Goes on with a part of the tower that takes about as long as a prompt of `rows` rows; features once
+    /// all is done.
+    pub fn continue_image(
+        &self,
+        encoding: &mut ImageEncoding,
+        rows: usize,
+    ) -> std::result::Result<Option<Tensor>, Fault> {
+        let shape = self.model.shape();
+        let n_layers = (shape.tower_layers * rows).div_ceil(shape.tower_rows);
+        guarded(|| self.model.continue_images(encoding, n_layers, &self.bank))
     }
 
     /// The logits of each work that gives a token, `[vocab]` on the CPU. As [`Self::encode`] if there is an error. A panic

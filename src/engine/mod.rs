@@ -10,7 +10,7 @@
 //!    for the adapter. A slot that is new to the adapter is filled. What lies in the KV cache of an equal
 //!    beginning (`prefix`) is taken over.
 //! 3. Every step the scheduler says which rows of which sequence are computed and takes cache blocks for
-//!    them; images are encoded, unless their `features` are still there; the `runner` makes one ragged
+//!    them; images are encoded (`encoder`), unless their `features` are still there; the `runner` makes one ragged
 //!    [`crate::model::step::Step`] of the rows and runs the forward. A sequence that loses its blocks to an
 //!    older one waits and is computed again.
 //! 4. The `sampler` picks a token of the logits, `text` turns it into text that no stop string can
@@ -22,6 +22,7 @@ mod batch;
 mod check;
 mod compute;
 mod config;
+mod encoder;
 mod features;
 mod handle;
 mod prefix;

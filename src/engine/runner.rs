@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::compute::Compute;
 use super::config::{EngineConfig, EngineError};
-use super::features::{FeatureCache, FeatureKey};
+use super::encoder::Encoder;
 use super::handle::{Board, lock};
 use super::request::{FinishReason, RequestError};
 use super::scheduler::{Admission, BlockPool, Limits, Plan, Scheduler, SequenceId, Was, Work};
@@ -27,15 +27,6 @@ use crate::preprocess::TextTokenizer;
 /// So many logits in a step are worth more than one thread.
 const PARALLEL_LOGITS: usize = 1 << 16;
 
-/// An image to encode, and the sequences that wait for it.
-struct Wanted {
-    key: FeatureKey,
-    pixels: Tensor,
-    slot: u32,
-    /// Sequences, and which of their images it is; at least one.
-    places: Vec<(SequenceId, usize)>,
-}
-
 /// Everything that the engine's thread owns.
 pub(super) struct Runner {
     compute: Compute,
@@ -43,7 +34,7 @@ pub(super) struct Runner {
     config: EngineConfig,
     board: Arc<Board>,
     scheduler: Scheduler,
-    features: FeatureCache,
+    encoder: Encoder,
     /// Waiting and running, by age.
     sequences: BTreeMap<SequenceId, Sequence>,
     next_id: u64,
@@ -65,7 +56,7 @@ impl Runner {
             config,
             board,
             scheduler: scheduler(&config),
-            features: FeatureCache::new(config.image_cache_bytes),
+            encoder: Encoder::new(&config),
             sequences: BTreeMap::new(),
             next_id: 0,
             stats: EngineStats::default(),
@@ -173,73 +164,25 @@ impl Runner {
         }
     }
 
-    /// Encodes the images that this work reads, unless their features are kept. Work whose images failed, or
-    /// were not reached because others' panicked, is none for this step.
+    /// Encodes the images that this work reads. Work whose images are not ready is none for this step.
     fn encode_images(&mut self, works: &mut Vec<Work>) {
-        let mut wanted: Vec<Wanted> = Vec::new();
-        for work in works.iter() {
-            let Some(sequence) = self.sequences.get_mut(&work.id) else {
-                continue;
-            };
-            for image in sequence.lacking_images(work.positions.clone()) {
-                let place = (work.id, image);
-                let asked = &sequence.request.images[image];
-                let key = FeatureKey {
-                    tenant: Arc::clone(&sequence.request.tenant),
-                    image: *asked.digest(),
-                    vision: self.compute.vision_of(work.slot),
-                };
-                if let Some(features) = self.features.get(&key) {
-                    sequence.features[image] = Some(features);
-                } else if let Some(same) = wanted.iter_mut().find(|other| other.key == key) {
-                    same.places.push(place);
-                } else {
-                    wanted.push(Wanted {
-                        key,
-                        pixels: asked.pixels().clone(),
-                        slot: work.slot,
-                        places: vec![place],
-                    });
-                }
-            }
-        }
-        if wanted.is_empty() {
+        let begun = Instant::now();
+        let encoded = self
+            .encoder
+            .encode(&self.compute, works, &mut self.sequences);
+        if !encoded.worked {
             return;
         }
-        for group in wanted.chunks(self.config.max_step_images) {
-            self.encode_group(group);
+        self.stats.model_time += begun.elapsed();
+        self.stats.panics += encoded.panics;
+        for (id, error) in encoded.failed {
+            self.fail(id, error);
         }
         works.retain(|work| {
             let sequence = self.sequences.get(&work.id);
             sequence
                 .is_some_and(|sequence| sequence.lacking_images(work.positions.clone()).is_empty())
         });
-    }
-
-    fn encode_group(&mut self, group: &[Wanted]) {
-        let images: Vec<_> = group
-            .iter()
-            .map(|wanted| (&wanted.pixels, wanted.slot))
-            .collect();
-        let begun = Instant::now();
-        let encoded = self.compute.encode(&images);
-        self.stats.model_time += begun.elapsed();
-        self.stats.panics += encoded.panics;
-        for (wanted, features) in group.iter().zip(encoded.outcomes) {
-            if let Ok(features) = &features {
-                self.features.put(wanted.key.clone(), features);
-            }
-            for (id, image) in &wanted.places {
-                match &features {
-                    Ok(features) => {
-                        if let Some(sequence) = self.sequences.get_mut(id) {
-                            sequence.features[*image] = Some(features.clone());
-                        }
-                    }
-                    Err(error) => self.fail(*id, error.clone()),
-                }
-            }
-        }
     }
 
     fn forward(&mut self, works: &[Work]) -> Result<(), EngineError> {
@@ -356,9 +299,10 @@ impl Runner {
         self.stats.prefix_queries += totals.prefix_queries;
         self.stats.prefix_hits += totals.prefix_hits;
         self.stats.preemptions += totals.preemptions;
-        self.stats.image_queries = self.features.queries;
-        self.stats.image_hits = self.features.hits;
-        self.stats.image_bytes = self.features.bytes();
+        let features = self.encoder.features();
+        self.stats.image_queries = features.queries;
+        self.stats.image_hits = features.hits;
+        self.stats.image_bytes = features.bytes();
         self.stats.kv_rows_used = self.scheduler.blocks().rows_used();
         self.stats.kv_rows_kept = self.scheduler.blocks().rows_kept();
         self.stats.kv_rows_total = self.scheduler.blocks().rows_total();

@@ -58,6 +58,7 @@ fn runner(max_sequences: usize) -> Runner {
         image_size: 1,
         image_tokens: 1,
         tower_rows: 1,
+        tower_layers: 1,
         n_layers: 1,
         kv_width: 1,
     };

@@ -25,6 +25,15 @@ pub struct VisionTower {
     layers: Vec<EncoderLayer>,
 }
 
+/// Images on their way through the tower.
+#[derive(Debug)]
+pub struct TowerPass {
+    n_images: usize,
+    layout: AttentionLayout,
+    /// The hidden states before the first layer and after each one done, `[n * rows, width]`.
+    states: Vec<Tensor>,
+}
+
 #[derive(Clone, Debug)]
 struct EncoderLayer {
     layer_norm1: NormSite,
@@ -86,21 +95,49 @@ impl VisionTower {
     /// The selected hidden states of `n` images. `pixels`: `[n, 3, size, size]`; `context.slots`: one a
     /// row, `n * (patches + 1)` of them. Returns `[n * image_tokens, width * selected layers]`.
     pub fn forward(&self, pixels: &Tensor, context: NormContext) -> Result<Tensor> {
-        let (n, _, _, _) = pixels.dims4()?;
+        let mut pass = self.begin(pixels, context)?;
+        self.go_on(&mut pass, usize::MAX, context)?;
+        self.selected(&pass)
+    }
+
+    /// Embeds the images: the layers are still to come. Arguments as for [`Self::forward`].
+    pub fn begin(&self, pixels: &Tensor, context: NormContext) -> Result<TowerPass> {
+        let (n_images, _, _, _) = pixels.dims4()?;
         let rows = self.config.n_patches() + 1;
-        let layout = AttentionLayout::blocks(n, rows)?;
         let x = self.embed(pixels)?;
-        let mut x = self.pre_layrnorm.forward(&x, context)?;
-        let mut states = vec![x.clone()];
-        for layer in &self.layers {
-            x = layer.forward(&x, &layout, context)?;
-            states.push(x.clone());
+        Ok(TowerPass {
+            n_images,
+            layout: AttentionLayout::blocks(n_images, rows)?,
+            states: vec![self.pre_layrnorm.forward(&x, context)?],
+        })
+    }
+
+    /// At most so many layers more; whether all are done.
+    pub fn go_on(
+        &self,
+        pass: &mut TowerPass,
+        n_layers: usize,
+        context: NormContext,
+    ) -> Result<bool> {
+        let done = pass.states.len() - 1;
+        for (layer, block) in self.layers.iter().enumerate().skip(done).take(n_layers) {
+            let x = block.forward(&pass.states[layer], &pass.layout, context)?;
+            // What nobody selects need not be kept once it has been read.
+            if !self.config.feature_layers.contains(&layer) {
+                pass.states[layer] = Tensor::zeros((), x.dtype(), x.device())?;
+            }
+            pass.states.push(x);
         }
+        Ok(pass.states.len() > self.layers.len())
+    }
+
+    /// The selected hidden states, once all layers are done.
+    pub fn selected(&self, pass: &TowerPass) -> Result<Tensor> {
         let selected: Vec<Tensor> = self
             .config
             .feature_layers
             .iter()
-            .map(|layer| self.select_rows(&states[*layer], n))
+            .map(|layer| self.select_rows(&pass.states[*layer], pass.n_images))
             .collect::<Result<_>>()?;
         match selected.as_slice() {
             [single] => Ok(single.clone()),

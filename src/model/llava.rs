@@ -17,7 +17,7 @@ use super::ops::activation::activate;
 use super::ops::{Kernels, RowIndex};
 use super::parameters::{ParameterError, Parameters};
 use super::step::Step;
-use super::{MedVlm, ModelShape};
+use super::{ImageEncoding, MedVlm, ModelShape};
 
 const PROJECTOR: &str = "multi_modal_projector";
 
@@ -74,6 +74,12 @@ impl Llava {
         slots: &[u32],
         bank: &NormBank,
     ) -> Result<Tensor> {
+        let slots = self.tower_slots(pixels, slots)?;
+        self.tower.forward(pixels, self.context(&slots, bank))
+    }
+
+    /// The slot of every row in the tower.
+    fn tower_slots(&self, pixels: &Tensor, slots: &[u32]) -> Result<RowIndex> {
         let (n, channels, height, width) = pixels.dims4()?;
         let size = self.shape.image_size;
         if n != slots.len() || (channels, height, width) != (3, size, size) {
@@ -85,15 +91,15 @@ impl Llava {
         }
         let rows = self.shape.tower_rows;
         let slots: Vec<u32> = slots.iter().flat_map(|slot| vec![*slot; rows]).collect();
-        let slots = RowIndex::new(&slots, &self.device)?;
-        self.tower.forward(
-            pixels,
-            NormContext {
-                bank,
-                slots: &slots,
-                kernels: self.kernels,
-            },
-        )
+        RowIndex::new(&slots, &self.device)
+    }
+
+    fn context<'a>(&self, slots: &'a RowIndex, bank: &'a NormBank) -> NormContext<'a> {
+        NormContext {
+            bank,
+            slots,
+            kernels: self.kernels,
+        }
     }
 
     /// Maps tower features to decoder inputs, `[rows, hidden]`.
@@ -117,6 +123,29 @@ impl MedVlm for Llava {
 
     fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor> {
         self.project(&self.tower_features(pixels, slots, bank)?)
+    }
+
+    fn continue_images(
+        &self,
+        encoding: &mut ImageEncoding,
+        n_layers: usize,
+        bank: &NormBank,
+    ) -> Result<Option<Tensor>> {
+        let ImageEncoding {
+            pixels,
+            slots,
+            pass,
+        } = encoding;
+        let slots = self.tower_slots(pixels, slots)?;
+        let context = self.context(&slots, bank);
+        let pass = match pass {
+            Some(pass) => pass,
+            None => pass.insert(self.tower.begin(pixels, context)?),
+        };
+        if !self.tower.go_on(pass, n_layers, context)? {
+            return Ok(None);
+        }
+        self.project(&self.tower.selected(pass)?).map(Some)
     }
 
     fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {

@@ -46,6 +46,8 @@ pub struct ModelShape {
     pub image_tokens: usize,
     /// Rows of one image inside the tower, class token included.
     pub tower_rows: usize,
+    /// Layers that an image passes in the tower.
+    pub tower_layers: usize,
     /// Decoder layers.
     pub n_layers: usize,
     /// Width of a key (and a value) row.
@@ -61,10 +63,22 @@ impl ModelShape {
             image_size: config.vision.image_size,
             image_tokens: config.vision.image_tokens(),
             tower_rows: config.vision.n_patches() + 1,
+            tower_layers: config.vision.used_layers(),
             n_layers: config.decoder.num_hidden_layers,
             kv_width: config.decoder.kv_width(),
         }
     }
+}
+
+/// Images whose encoding is not complete, so that other work can come between.
+#[derive(Debug)]
+pub struct ImageEncoding {
+    /// `[n, 3, size, size]`, normalised.
+    pub pixels: Tensor,
+    /// The adapter slot of each image. Until the encoding is complete these must keep their values.
+    pub slots: Vec<u32>,
+    /// How far it has come.
+    pub pass: Option<clip::TowerPass>,
 }
 
 /// A medical vision-language model whose norms read their values from a bank.
@@ -81,6 +95,18 @@ pub trait MedVlm: Send {
     /// Features of `n` images, `[n * image_tokens, hidden]`. `pixels`: `[n, 3, size, size]`, normalised;
     /// `slots`: the adapter slot of each image.
     fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor>;
+
+    /// Goes on with at most so many of the tower's layers; the features, as [`Self::encode_images`] gives
+    /// them, once all are done. A model that cannot stop on the way does all at once.
+    fn continue_images(
+        &self,
+        encoding: &mut ImageEncoding,
+        _n_layers: usize,
+        bank: &NormBank,
+    ) -> Result<Option<Tensor>> {
+        self.encode_images(&encoding.pixels, &encoding.slots, bank)
+            .map(Some)
+    }
 
     /// Logits of the step's wanted rows, `[wanted, vocab]`. `cache` is needed if the step stores its keys.
     fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor>;

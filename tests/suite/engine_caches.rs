@@ -161,3 +161,28 @@ fn blocks_that_others_have_taken_are_not_read() {
     let (second, finished) = whole(&served, question(&served, 0));
     assert_eq!((first, finished.cached_tokens), (second, 0));
 }
+
+#[test]
+fn images_encoded_a_layer_at_a_time_beside_answers_have_the_same_bits() {
+    let plain = serve(without_caches());
+    let served = serve(EngineConfig {
+        max_rows_beside_answers: 1,
+        ..without_caches()
+    });
+    let long = Request {
+        max_tokens: 60,
+        ..served.request(1)
+    };
+    let hold = served.engine.submit(long.clone()).unwrap();
+    let crowd: Vec<_> = (0..6)
+        .map(|i| served.engine.submit(served.request(3 * i)).unwrap())
+        .collect();
+    for (i, answer) in crowd.into_iter().enumerate() {
+        assert_eq!(
+            collect(answer),
+            plain.answer(plain.request(3 * i)),
+            "request {i}"
+        );
+    }
+    assert_eq!(collect(hold), plain.answer(long));
+}

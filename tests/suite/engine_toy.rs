@@ -308,6 +308,7 @@ pub fn start(config: EngineConfig) -> (EngineHandle, Arc<Control>) {
         image_size: IMAGE_SIZE,
         image_tokens: IMAGE_TOKENS,
         tower_rows: 5,
+        tower_layers: 2,
         n_layers: 1,
         kv_width: 1,
     };
