@@ -38,7 +38,7 @@ impl Default for EngineConfig {
         Self {
             max_sequences: 32,
             max_step_tokens: 512,
-            max_rows_beside_answers: 128,
+            max_rows_beside_answers: 64,
             max_step_images: 2,
             kv_rows: 16_384,
             block_rows: 16,
