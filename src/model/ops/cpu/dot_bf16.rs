@@ -109,8 +109,8 @@ mod x86 {
     use std::arch::x86_64 as arch;
     use std::ops::Range;
 
-    use super::{Avx512, Edge, GROUP, InstructionSet, Output, PANEL, Pair, PairOperand, PairRow};
     use super::super::tile::{ask_ahead, finish, start};
+    use super::{Avx512, Edge, GROUP, InstructionSet, Output, PANEL, Pair, PairOperand, PairRow};
 
     /// Pairs that are rounded at once.
     const PAIRS: usize = PANEL / 2;
@@ -168,7 +168,6 @@ mod x86 {
     }
 
     /// `MR` rows times a group's columns, summed in registers; returns `MR`.
-    #[expect(unsafe_code, reason = "vector instructions")]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn tile<const MR: usize>(
         isa: Avx512,
@@ -176,13 +175,29 @@ mod x86 {
         weights: &[PairRow],
         (row, edge, out): (usize, Edge, Output),
     ) -> usize {
-        let depth = weights.len();
         let mut rows: [&[Pair]; MR] = [&[]; MR];
         for (r, place) in rows.iter_mut().enumerate() {
-            *place = &a.data[(row + r) * a.stride + a.first..][..depth];
+            *place = &a.data[(row + r) * a.stride + a.first..][..weights.len()];
         }
         let mut sums = [[isa.splat(0.0); GROUP]; MR];
         start(isa, &mut sums, (row, 0), edge, out);
+        add_products(isa, &rows, weights, &mut sums);
+        finish(isa, &sums, (row, 0), edge, out);
+        MR
+    }
+
+    /// Not inlined: where the sums are also met by loops that stay loops, the compiler keeps them in memory.
+    #[expect(unsafe_code, reason = "vector instructions")]
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn add_products<const MR: usize>(
+        isa: Avx512,
+        rows: &[&[Pair]; MR],
+        weights: &[PairRow],
+        sums: &mut [[arch::__m512; GROUP]; MR],
+    ) {
+        let rows = rows.map(|row| &row[..weights.len()]);
+        let mut in_registers = *sums;
         for (k, weights) in weights.iter().enumerate() {
             ask_ahead(isa, weights);
             let mut values = [arch::_mm512_setzero_si512(); GROUP];
@@ -200,11 +215,10 @@ mod x86 {
                             std::mem::transmute::<arch::__m512i, arch::__m512bh>(values[p]),
                         )
                     };
-                    sums[r][p] = arch::_mm512_dpbf16_ps(sums[r][p], x, value);
+                    in_registers[r][p] = arch::_mm512_dpbf16_ps(in_registers[r][p], x, value);
                 }
             }
         }
-        finish(isa, &sums, (row, 0), edge, out);
-        MR
+        *sums = in_registers;
     }
 }
