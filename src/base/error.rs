@@ -96,13 +96,22 @@ pub enum BaseError {
     },
     /// The device's kernels have no such type of weights.
     #[error(
-        "weights cannot be `{weights}` on {device}: `bf16` and `int8` are types of the CPU's kernels"
+        "weights cannot be `{weights}` on {device}: `bf16`, `bf16-dot` and `int8` are types of the CPU's kernels"
     )]
     NoKernels {
         /// The type that was asked for.
         weights: WeightType,
         /// The device.
         device: String,
+    },
+    /// The processor cannot multiply this type of weights.
+    #[error(
+        "weights cannot be `{weights}` on this processor, which has no AVX512_BF16: `bf16` rounds weights \
+         alike and runs everywhere"
+    )]
+    NoInstructions {
+        /// The type that was asked for.
+        weights: WeightType,
     },
     /// A tensor is missing or does not fit the configuration.
     #[error(transparent)]

@@ -14,7 +14,7 @@ use super::checkpoint::Checkpoint;
 use super::weights::WeightType;
 use crate::model::ops::Kernels;
 use crate::model::ops::frozen_linear::{
-    DenseLinear, FrozenLinear, PackedLinear, QuantisedLinear, Stored,
+    DenseLinear, FrozenLinear, Packed, PackedLinear, PackedWeight, Paired, QuantisedLinear,
 };
 use crate::model::parameters::{ParameterError, Parameters, Weight};
 
@@ -52,7 +52,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Packs `name.weight` from the file.
-    fn pack<W: Stored>(
+    fn pack<P: PackedWeight>(
         &self,
         name: &str,
         shape: &[usize],
@@ -61,7 +61,7 @@ impl<'a> Loader<'a> {
         let (n_out, n_in) = flattened(shape);
         let weight = format!("{name}.weight");
         let read = self.checkpoint.rows(&weight, shape)?;
-        PackedLinear::<W>::from_rows((n_out, n_in), bias, read)
+        PackedLinear::<P>::from_rows((n_out, n_in), bias, read)
             .map(|linear| self.done(linear))
             .map_err(ParameterError::reading(name))
     }
@@ -102,13 +102,16 @@ impl Parameters for Loader<'_> {
                 }
                 (_, Kernels::Composed) => self.done(DenseLinear::new(&weight, bias)?),
                 (WeightType::F32, Kernels::Fused) => {
-                    self.done(PackedLinear::<f32>::new(&weight, bias)?)
+                    self.done(PackedLinear::<Packed<f32>>::new(&weight, bias)?)
                 }
                 (WeightType::Bf16, Kernels::Fused) => {
-                    self.done(PackedLinear::<bf16>::new(&weight, bias)?)
+                    self.done(PackedLinear::<Packed<bf16>>::new(&weight, bias)?)
+                }
+                (WeightType::Bf16Dot, Kernels::Fused) => {
+                    self.done(PackedLinear::<Paired>::new(&weight, bias)?)
                 }
                 (WeightType::Int8, Kernels::Fused) => {
-                    self.done(PackedLinear::<i8>::new(&weight, bias)?)
+                    self.done(PackedLinear::<Packed<i8>>::new(&weight, bias)?)
                 }
             })
         };
@@ -125,9 +128,18 @@ impl Parameters for Loader<'_> {
             .then(|| self.tensor(&format!("{name}.bias"), &shape[..1]))
             .transpose()?;
         match (self.held_as(flattened(shape).1), self.kernels) {
-            (WeightType::F32, Kernels::Fused) => self.pack::<f32>(name, shape, bias.as_ref()),
-            (WeightType::Bf16, Kernels::Fused) => self.pack::<bf16>(name, shape, bias.as_ref()),
-            (WeightType::Int8, Kernels::Fused) => self.pack::<i8>(name, shape, bias.as_ref()),
+            (WeightType::F32, Kernels::Fused) => {
+                self.pack::<Packed<f32>>(name, shape, bias.as_ref())
+            }
+            (WeightType::Bf16, Kernels::Fused) => {
+                self.pack::<Packed<bf16>>(name, shape, bias.as_ref())
+            }
+            (WeightType::Bf16Dot, Kernels::Fused) => {
+                self.pack::<Paired>(name, shape, bias.as_ref())
+            }
+            (WeightType::Int8, Kernels::Fused) => {
+                self.pack::<Packed<i8>>(name, shape, bias.as_ref())
+            }
             _ => {
                 let weight = self.tensor(&format!("{name}.weight"), shape)?;
                 let weight = weight.flatten_from(1);

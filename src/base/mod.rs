@@ -150,7 +150,8 @@ impl Base {
     }
 
     /// The parameters in the form in which `kernels` compute with them, for who builds a model of their
-    /// own. Refuses what the machine has too little memory for, and types that the kernels do not have.
+    /// own. Refuses what the machine has too little memory for, and types that the kernels or the processor
+    /// do not have.
     pub fn parameters(
         &self,
         kernels: Kernels,
@@ -159,6 +160,9 @@ impl Base {
         if kernels == Kernels::Composed && weights.needs_fused_kernels() {
             let device = format!("{:?}", self.checkpoint.device().location());
             return Err(BaseError::NoKernels { weights, device });
+        }
+        if !weights.runs_here() {
+            return Err(BaseError::NoInstructions { weights });
         }
         let bytes = memory::weight_bytes(&self.outline, weights, kernels);
         memory::require("the base", bytes)?;

@@ -12,27 +12,32 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
-use norma::model::ops::frozen_linear::{DenseLinear, FrozenLinear, PackedLinear};
+use norma::model::ops::frozen_linear::{DenseLinear, FrozenLinear, Packed, PackedLinear, Paired};
 
 const N_IN: usize = 2048;
 const N_OUT: usize = 8192;
 const ROWS: [usize; 4] = [1, 8, 64, 576];
 
 fn linears(weight: &Tensor) -> Vec<(&'static str, Box<dyn FrozenLinear>)> {
-    vec![
+    let mut linears: Vec<(_, Box<dyn FrozenLinear>)> = vec![
         (
             "packed f32",
-            Box::new(PackedLinear::<f32>::new(weight, None).unwrap()),
+            Box::new(PackedLinear::<Packed<f32>>::new(weight, None).unwrap()),
         ),
         (
             "packed bf16",
-            Box::new(PackedLinear::<bf16>::new(weight, None).unwrap()),
+            Box::new(PackedLinear::<Packed<bf16>>::new(weight, None).unwrap()),
         ),
         (
             "candle f32",
             Box::new(DenseLinear::new(weight, None).unwrap()),
         ),
-    ]
+    ];
+    // Not on every machine.
+    if let Ok(linear) = PackedLinear::<Paired>::new(weight, None) {
+        linears.push(("paired bf16", Box::new(linear)));
+    }
+    linears
 }
 
 fn frozen_linear(criterion: &mut Criterion) {

@@ -172,7 +172,7 @@ fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<V
 }
 
 /// Types whose kernels differ; the block type has products of its own crate.
-const WEIGHTS: [&str; 4] = ["f32", "bf16", "int8", "q8_0"];
+const WEIGHTS: [&str; 5] = ["f32", "bf16", "bf16-dot", "int8", "q8_0"];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
@@ -182,8 +182,11 @@ proptest! {
         sequences in prop::collection::vec(sequence(), 1..7),
         weights in prop::sample::select(&WEIGHTS[..]),
     ) {
+        let weights: WeightType = weights.parse().unwrap();
+        // `bf16-dot` without AVX512_BF16.
+        prop_assume!(weights.runs_here());
         let base = open("llama_a");
-        let model = base.load(Kernels::Fused, weights.parse().unwrap()).unwrap();
+        let model = base.load(Kernels::Fused, weights).unwrap();
         let bank = bank(&model, &base.row().unwrap());
         let mixed = together(&model, &bank, &sequences);
         for (sequence, mixed) in sequences.iter().zip(mixed) {

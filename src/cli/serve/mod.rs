@@ -33,9 +33,10 @@ pub struct ServeArgs {
     /// Where the model lives: cpu, or cuda:N where this program was built for it.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// What weights are held as: f32, bf16, int8 (8.5 bits a weight), or a block type of mistralrs-quant:
-    /// q8_0, q6k, q5k, q5_1, q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB
-    /// in f32, and bf16 above (f32 on a GPU).
+    /// What weights are held as: f32, bf16, bf16-dot (multiplied by rows in bf16; on processors with
+    /// AVX512_BF16), int8 (8.5 bits a weight), or a block type of mistralrs-quant: q8_0, q6k, q5k, q5_1,
+    /// q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB in f32, and bf16 above
+    /// (f32 on a GPU).
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightType>,
     /// Where adapters and their registry are kept.

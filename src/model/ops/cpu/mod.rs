@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod attention_gradient;
+mod dot_bf16;
 mod instruction_set;
 mod lane_block;
 pub mod lanes;
@@ -13,6 +14,7 @@ mod lone_rows;
 pub mod norm;
 mod online_softmax;
 pub mod packed;
+pub mod paired;
 mod product;
 mod stored;
 mod tile;

@@ -27,6 +27,7 @@ pub struct Packed<W> {
 
 impl<W: Stored> Packed<W> {
     /// Packs `weight`, `[n_out, n_in]` row by row.
+    #[cfg(test)]
     pub fn pack(weight: &[f32], n_out: usize, n_in: usize) -> Self {
         assert_eq!(
             weight.len(),
@@ -101,12 +102,7 @@ impl<W: Stored> Packed<W> {
         (self.n_out, self.n_in)
     }
 
-    /// Bytes of the panels and scales.
-    pub fn bytes(&self) -> usize {
-        Self::bytes_of(self.n_out, self.n_in)
-    }
-
-    /// Bytes of a weight `[n_out, n_in]` once packed.
+    /// Bytes of the panels and scales of a weight `[n_out, n_in]`.
     pub fn bytes_of(n_out: usize, n_in: usize) -> usize {
         let rows = n_in * size_of::<Row<W>>() + runs::<W>(n_in) * size_of::<Row<f32>>();
         n_out.div_ceil(COLUMNS) * rows

@@ -19,7 +19,7 @@ const BLOCK: usize = 512;
 /// Rows of one task, where there are more tasks than column groups alone would give.
 const ROWS: usize = 192;
 /// Multiplications below which a second thread costs more than it brings.
-const SERIAL: usize = 1 << 17;
+pub(super) const SERIAL: usize = 1 << 17;
 /// Multiplications from which on work is cut finer than into one piece a thread.
 const LARGE: usize = 1 << 25;
 
@@ -56,36 +56,42 @@ impl<W: Stored> Packed<W> {
         })
     }
 
-    /// `y W`: `[rows, n_out]` to `[rows, n_in]`, the gradient of the input. Panels are transposed tile by
-    /// tile into cache, so that no second packed copy exists.
+    /// `y W`: `[rows, n_out]` to `[rows, n_in]`, the gradient of the input.
     pub fn backward(&self, y: &[f32]) -> Vec<f32> {
-        let rows = y.len() / self.n_out;
-        let n_groups = self.n_in.div_ceil(COLUMNS);
-        split(
-            rows,
-            n_groups,
-            (self.n_out, self.n_in),
-            |group, rows, out| {
-                let columns = group * COLUMNS..((group + 1) * COLUMNS).min(self.n_in);
-                for first in (0..self.n_out).step_by(BLOCK) {
-                    let outputs = first..(first + BLOCK).min(self.n_out);
-                    let a = Operand {
-                        data: y,
-                        stride: self.n_out,
-                        first,
-                    };
-                    let edge = Edge {
-                        first: first == 0,
-                        bias: None,
-                    };
-                    with_scratch(|tile| {
-                        self.transpose(&columns, &outputs, tile);
-                        multiply(a, in_f32(tile, outputs.len()), edge, &rows, out);
-                    });
-                }
-            },
-        )
+        backward(y, self.dims(), |inputs, outputs, tile| {
+            self.transpose(inputs, outputs, tile);
+        })
     }
+}
+
+/// `y W` for a weight `[n_out, n_in]` that `transpose` writes in f32 between some inputs (a group's columns)
+/// and some outputs, one row an output: tile by tile into cache, so that no second packed copy exists.
+pub(super) fn backward(
+    y: &[f32],
+    (n_out, n_in): (usize, usize),
+    transpose: impl Fn(&Range<usize>, &Range<usize>, &mut [Row<f32>]) + Sync,
+) -> Vec<f32> {
+    let rows = y.len() / n_out;
+    let n_groups = n_in.div_ceil(COLUMNS);
+    split(rows, n_groups, (n_out, n_in), |group, rows, out| {
+        let columns = group * COLUMNS..((group + 1) * COLUMNS).min(n_in);
+        for first in (0..n_out).step_by(BLOCK) {
+            let outputs = first..(first + BLOCK).min(n_out);
+            let a = Operand {
+                data: y,
+                stride: n_out,
+                first,
+            };
+            let edge = Edge {
+                first: first == 0,
+                bias: None,
+            };
+            with_scratch(|tile| {
+                transpose(&columns, &outputs, tile);
+                multiply(a, in_f32(tile, outputs.len()), edge, &rows, out);
+            });
+        }
+    })
 }
 
 thread_local! {
@@ -110,7 +116,7 @@ fn in_f32(scratch: &[Row<f32>], n: usize) -> Block<'_, f32> {
 
 /// Runs `task` for every column group and run of rows of a `[rows, width]` result, on all threads where
 /// that pays. `depth`: the length of a sum.
-fn split(
+pub(super) fn split(
     rows: usize,
     n_groups: usize,
     (depth, width): (usize, usize),
@@ -173,7 +179,7 @@ impl SharedOutput {
 unsafe impl Sync for SharedOutput {}
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
@@ -182,14 +188,14 @@ mod tests {
     use super::super::tile::multiply_narrow;
     use super::*;
 
-    fn values(n: usize, seed: usize) -> Vec<f32> {
+    pub fn values(n: usize, seed: usize) -> Vec<f32> {
         (0..n)
             .map(|i| (((i * 7919 + seed * 104_729) % 2003) as f32 * 0.61).sin())
             .collect()
     }
 
     /// How far a sum in f32 is from the exact one, as a share of its terms' magnitudes.
-    fn difference(got: f32, terms: impl Iterator<Item = f64>, bias: f64) -> f64 {
+    pub fn difference(got: f32, terms: impl Iterator<Item = f64>, bias: f64) -> f64 {
         let (sum, magnitude) = terms.fold((bias, bias.abs() + 1.0), |(sum, all), term| {
             (sum + term, all + term.abs())
         });
@@ -205,7 +211,7 @@ mod tests {
     }
 
     /// What the roundings of a sum of `depth` terms explain.
-    fn bound(depth: usize) -> f64 {
+    pub fn bound(depth: usize) -> f64 {
         1e-6 * (1.0 + depth as f64 / 512.0)
     }
 

@@ -157,9 +157,9 @@ fn widen_with<W: Stored, I: InstructionSet>(isa: I, block: Block<W>, to: &mut [R
 /// Asks for the weights that come some rows after this one. Beyond a group's end lies the next one, or
 /// nothing, which does no harm.
 #[inline(always)]
-fn ask_ahead<W: Stored, I: InstructionSet>(isa: I, row: &Row<W>) {
+pub fn ask_ahead<R, I: InstructionSet>(isa: I, row: &R) {
     let first = std::ptr::from_ref(row).cast::<u8>();
-    for line in 0..size_of::<Row<W>>() / LINE {
+    for line in 0..size_of::<R>() / LINE {
         isa.prefetch(first.wrapping_add(AHEAD + line * LINE));
     }
 }
@@ -266,13 +266,7 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
     let weights = &block.rows[..depth];
     let zero = isa.splat(0.0);
     let mut sums = [[zero; NP]; MR];
-    if !edge.first {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (p, sum) in sums.iter_mut().enumerate() {
-                *sum = read(isa, out.panel(row + r, first_panel + p));
-            }
-        }
-    }
+    start(isa, &mut sums, (row, first_panel), edge, out);
     let mut scales = [zero; NP];
     let run_length = if W::SCALED { RUN } else { depth.max(1) };
     let mut first = 0;
@@ -301,18 +295,50 @@ fn tile<W: Stored, I: InstructionSet, const MR: usize, const NP: usize>(
         }
         first = last;
     }
+    finish(isa, &sums, (row, first_panel), edge, out);
+    MR
+}
+
+/// Sets a tile's sums, which are zero, to what they start at.
+#[inline(always)]
+pub fn start<I: InstructionSet, const MR: usize, const NP: usize>(
+    isa: I,
+    sums: &mut [[I::Vector; NP]; MR],
+    (row, first_panel): (usize, usize),
+    edge: Edge,
+    out: Output,
+) {
+    if edge.first {
+        return;
+    }
     for (r, sums) in sums.iter_mut().enumerate() {
         for (p, sum) in sums.iter_mut().enumerate() {
+            *sum = read(isa, out.panel(row + r, first_panel + p));
+        }
+    }
+}
+
+/// Writes a tile's sums.
+#[inline(always)]
+pub fn finish<I: InstructionSet, const MR: usize, const NP: usize>(
+    isa: I,
+    sums: &[[I::Vector; NP]; MR],
+    (row, first_panel): (usize, usize),
+    edge: Edge,
+    out: Output,
+) {
+    for (r, sums) in sums.iter().enumerate() {
+        for (p, sum) in sums.iter().enumerate() {
+            let mut sum = *sum;
             let place = out.panel(row + r, first_panel + p);
             if let Some(bias) = edge.bias {
                 let first = out.first + (first_panel + p) * PANEL;
                 let bias = &bias[first.min(bias.len())..];
-                *sum = isa.add(*sum, read(isa, &bias[..place.len()]));
+                sum = isa.add(sum, read(isa, &bias[..place.len()]));
             }
-            write(isa, *sum, place);
+            write(isa, sum, place);
         }
     }
-    MR
 }
 
 /// The first places of a vector, or all.

@@ -13,10 +13,8 @@ use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
 
-pub use super::cpu::packed::Stored;
-
 pub use dense::DenseLinear;
-pub use packed::{PackedLinear, packed_bytes};
+pub use packed::{Packed, PackedLinear, PackedWeight, Paired};
 pub use quantised::QuantisedLinear;
 
 /// A frozen weight of shape `[out, in]`, with its bias if it has one.
