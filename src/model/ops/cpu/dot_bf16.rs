@@ -36,6 +36,10 @@ pub fn widen_pair(pair: Pair) -> [f32; 2] {
 
 /// The left side of a product: rows of `stride` pairs, of which those from `first` on are used.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "no machine reads it")
+)]
 pub struct PairOperand<'a> {
     pub data: &'a [Pair],
     pub stride: usize,
