@@ -6,8 +6,10 @@
 
 pub mod attention;
 pub mod attention_gradient;
+mod entry;
 mod instruction_set;
 mod lane_block;
+mod lane_rows;
 pub mod lanes;
 mod lone_rows;
 pub mod norm;
@@ -15,8 +17,10 @@ mod online_softmax;
 pub mod packed;
 mod product;
 mod stored;
+mod sum_tree;
 mod tile;
-mod vector;
+mod vector_functions;
+mod vector_math;
 
 use std::array;
 use std::sync::Arc;
