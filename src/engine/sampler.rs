@@ -51,7 +51,7 @@ pub struct NotFinite;
 /// One row of logits, checked, with what its log probabilities need.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
-    logits: &'a [f32],
+    row: &'a [f32],
     max: f32,
     log_sum_exp: f64,
 }
@@ -70,7 +70,7 @@ impl<'a> Logits<'a> {
         let mut weights = vec![0.0; logits.len()];
         let sum = weigh(logits, max, 1.0, &mut weights);
         Ok(Self {
-            logits,
+            row: logits,
             max,
             log_sum_exp: f64::from(max) + sum.ln(),
         })
@@ -78,7 +78,7 @@ impl<'a> Logits<'a> {
 
     /// A token with its logit and its natural log probability.
     pub fn token(&self, token: u32) -> TopToken {
-        let logit = self.logits[token as usize];
+        let logit = self.row[token as usize];
         TopToken {
             token,
             logit,
@@ -88,7 +88,7 @@ impl<'a> Logits<'a> {
 
     /// The `n` likeliest tokens, best first; equal ones by their number.
     pub fn top(&self, n: usize) -> Vec<TopToken> {
-        let best = self.best(n, 0..self.logits.len() as u32);
+        let best = self.best(n, 0..self.row.len() as u32);
         best.into_iter().map(|token| self.token(token)).collect()
     }
 
@@ -106,7 +106,7 @@ impl<'a> Logits<'a> {
             None => self.draw_of_all(sampling, forbidden, draw),
             Some(top_k) => {
                 let tokens = self.best(top_k, self.possible(forbidden));
-                let logits: Vec<f32> = tokens.iter().map(|t| self.logits[*t as usize]).collect();
+                let logits: Vec<f32> = tokens.iter().map(|t| self.row[*t as usize]).collect();
                 let chosen = Logits::new(&logits)?.draw_of_all(sampling, &[], draw)?;
                 Ok(tokens[chosen as usize])
             }
@@ -114,7 +114,7 @@ impl<'a> Logits<'a> {
     }
 
     fn likeliest(&self, forbidden: &[u32]) -> Result<u32, NotFinite> {
-        let first = self.logits.iter().position(|logit| *logit == self.max);
+        let first = self.row.iter().position(|logit| *logit == self.max);
         let first = first.ok_or(NotFinite)? as u32;
         if forbidden.contains(&first) {
             let next = self.best(1, self.possible(forbidden)).pop();
@@ -130,8 +130,8 @@ impl<'a> Logits<'a> {
         forbidden: &[u32],
         draw: Draw,
     ) -> Result<u32, NotFinite> {
-        let mut weights = vec![0.0; self.logits.len()];
-        weigh(self.logits, self.max, sampling.temperature, &mut weights);
+        let mut weights = vec![0.0; self.row.len()];
+        weigh(self.row, self.max, sampling.temperature, &mut weights);
         for token in forbidden {
             if let Some(weight) = weights.get_mut(*token as usize) {
                 *weight = 0.0;
@@ -172,13 +172,13 @@ impl<'a> Logits<'a> {
 
     /// Best first; equal ones by their number.
     fn order(&self, a: u32, b: u32) -> Ordering {
-        let (x, y) = (self.logits[a as usize], self.logits[b as usize]);
+        let (x, y) = (self.row[a as usize], self.row[b as usize]);
         y.total_cmp(&x).then(a.cmp(&b))
     }
 
     fn possible(&self, forbidden: &[u32]) -> impl Iterator<Item = u32> {
-        (0..self.logits.len() as u32).filter(|token| {
-            self.logits[*token as usize] > f32::NEG_INFINITY && !forbidden.contains(token)
+        (0..self.row.len() as u32).filter(|token| {
+            self.row[*token as usize] > f32::NEG_INFINITY && !forbidden.contains(token)
         })
     }
 
@@ -242,7 +242,7 @@ mod tests {
 
     fn counts(logits: &[f32], sampling: &Sampling, forbidden: &[u32]) -> Vec<usize> {
         let logits = Logits::new(logits).unwrap();
-        let mut counts = vec![0; logits.logits.len()];
+        let mut counts = vec![0; logits.row.len()];
         for index in 0..20_000 {
             let draw = Draw { seed: 7, index };
             counts[logits.choose(sampling, forbidden, draw).unwrap() as usize] += 1;

@@ -183,7 +183,7 @@ fn prompts_and_images_that_do_not_fit_are_refused() {
     let zeros = |shape, dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
     for image in [zeros((3, 2, 3), DType::F32), zeros((3, 2, 2), DType::F64)] {
         refused(&engine, "images", |r| {
-            r.images = vec![RequestImage::new(image).unwrap()]
+            r.images = vec![RequestImage::new(image).unwrap()];
         });
     }
     refused(&engine, "adapter", |r| {

@@ -90,8 +90,8 @@ async fn outside_model(local: &Local, tokens: usize) -> anyhow::Result<f64> {
     let before = local.settled().await?;
     load::run(&Target::Local(local.clone()), &load).await?;
     let after = local.settled().await?;
-    let steps = after.step_time - before.step_time;
-    let model = after.model_time - before.model_time;
+    let steps = after.step_time.saturating_sub(before.step_time);
+    let model = after.model_time.saturating_sub(before.model_time);
     Ok(1.0 - model.as_secs_f64() / steps.as_secs_f64())
 }
 

@@ -202,7 +202,9 @@ mod tests {
         pool.name(b, key(2));
         // The same contents twice: the first keeps the name.
         pool.name(c, key(1));
-        [b, a, c].into_iter().for_each(|block| pool.release(block));
+        for block in [b, a, c] {
+            pool.release(block);
+        }
         assert_eq!((pool.available(), pool.rows_kept()), (3, 8));
         assert_eq!(
             (pool.in_use(&key(1)), pool.in_use(&key(3))),

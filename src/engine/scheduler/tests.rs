@@ -562,7 +562,9 @@ proptest! {
             if lost.contains(&now) {
                 scheduler.cache_lost();
                 cache.fill(None);
-                running.values_mut().for_each(|seen| seen.done = 0);
+                for seen in running.values_mut() {
+                    seen.done = 0;
+                }
             }
             if scheduler.is_idle() && now > 40 { break; }
         }

@@ -72,39 +72,39 @@ pub struct Collected {
     pub cached_tokens: usize,
 }
 
-/// Counts as clients read them. The prompt counts once, however many answers it got.
+/// Tokens, counted as clients read them. The prompt counts once, however many answers it got.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    prompt_tokens: usize,
+    prompt: usize,
     /// The least of all answers: what no answer had to compute.
-    cached_tokens: Option<usize>,
-    completion_tokens: usize,
+    cached: Option<usize>,
+    completion: usize,
 }
 
 impl Usage {
     /// Of a prompt without answers.
     pub fn new(prompt_tokens: usize) -> Self {
         Self {
-            prompt_tokens,
-            cached_tokens: None,
-            completion_tokens: 0,
+            prompt: prompt_tokens,
+            cached: None,
+            completion: 0,
         }
     }
 
     /// Adds an answer.
     pub fn add(&mut self, cached_tokens: usize, completion_tokens: usize) {
-        let least = self.cached_tokens.unwrap_or(cached_tokens);
-        self.cached_tokens = Some(least.min(cached_tokens));
-        self.completion_tokens += completion_tokens;
+        let least = self.cached.unwrap_or(cached_tokens);
+        self.cached = Some(least.min(cached_tokens));
+        self.completion += completion_tokens;
     }
 
     /// The `usage` of an answer.
     pub fn to_json(self) -> Value {
         json!({
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens.unwrap_or(0)},
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached.unwrap_or(0)},
         })
     }
 }

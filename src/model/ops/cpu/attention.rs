@@ -5,17 +5,19 @@
 //! result does not depend on the other rows of the batch, nor on where the keys lie in memory. Rows of
 //! one segment are worked on sixteen at a time, a vector lane each (here); where a segment has few rows
 //! (decoding), row by row ([`super::lone_rows`]). Both ways add the same numbers in the same order and
-//! give the same bits.
+//! give the same bits, with every instruction set that fuses.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::attention::{AttentionLayout, Heads, Segment};
-use super::lane_block::{mix, products, turn, turn_back};
+use super::entry::Kernel;
+use super::instruction_set::{LANES, Machine};
+use super::lane_rows::LaneRows;
 use super::lone_rows::{Unit, add_up};
-use super::online_softmax::{KEY_BLOCK, OnlineSoftmax};
-use super::vector::{LANES, Lanes, Vector};
+use super::online_softmax::KEY_BLOCK;
+use super::vector_math::VectorMath;
 
 /// Segments of fewer rows are computed row by row.
 const MIN_BLOCK: usize = 4;
@@ -27,6 +29,28 @@ const SERIAL: usize = 1 << 15;
 
 /// `[rows, n_heads * head_dim]` from `q` of that shape and `k`, `v` of `[keys, n_kv_heads * head_dim]`.
 pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<f32> {
+    Machine::here().enter(Forward { qkv, heads, layout })
+}
+
+#[derive(Clone, Copy)]
+struct Forward<'a> {
+    qkv: [&'a [f32]; 3],
+    heads: Heads,
+    layout: &'a AttentionLayout,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: VectorMath>(self, isa: S) -> Vec<f32> {
+        forward_with(isa, self)
+    }
+}
+
+/// [`forward`], each task of which is compiled for the set.
+fn forward_with<S: VectorMath>(isa: S, whole: Forward) -> Vec<f32> {
+    let Forward { qkv, heads, layout } = whole;
     let mut out = vec![0f32; qkv[0].len()];
     let units = lone_units(layout);
     let mut unit_sums = vec![0f32; units.len() * Unit::n_sums(heads)];
@@ -37,9 +61,13 @@ pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<
         .collect();
     tasks.extend(lane_tasks(heads, layout).map(Task::Lanes));
     let shared = SharedOutput(out.as_mut_ptr());
-    let run = |scratch: &mut Scratch, task: Task| match task {
-        Task::Lone(unit, sums) => unit.compute(qkv, heads, &mut scratch.scores, sums),
-        Task::Lanes(task) => task.compute(qkv, heads, scratch, &shared),
+    let run = |scratch: &mut Scratch, task: Task| {
+        isa.enter(RunTask {
+            task,
+            input: (qkv, heads),
+            scratch,
+            out: &shared,
+        });
     };
     let met: usize = layout
         .parts()
@@ -53,13 +81,56 @@ pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<
     } else {
         tasks.into_par_iter().for_each_init(Scratch::default, run);
     }
-    add_up(&units, &unit_sums, heads, &mut out);
+    isa.enter(AddUp {
+        units: &units,
+        sums: &unit_sums,
+        heads,
+        out: &mut out,
+    });
     out
 }
 
 enum Task<'a> {
     Lone(&'a Unit<'a>, &'a mut [f32]),
     Lanes(LaneTask<'a>),
+}
+
+struct RunTask<'a> {
+    task: Task<'a>,
+    input: ([&'a [f32]; 3], Heads),
+    scratch: &'a mut Scratch,
+    out: &'a SharedOutput,
+}
+
+/// A task is compiled as one function, with all that it calls in its loops.
+impl Kernel for RunTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: VectorMath>(self, isa: S) {
+        match self.task {
+            Task::Lone(unit, sums) => {
+                unit.compute(isa, self.input, &mut self.scratch.scores, sums);
+            }
+            Task::Lanes(task) => task.compute(isa, self.input, self.scratch, self.out),
+        }
+    }
+}
+
+struct AddUp<'a> {
+    units: &'a [Unit<'a>],
+    sums: &'a [f32],
+    heads: Heads,
+    out: &'a mut [f32],
+}
+
+impl Kernel for AddUp<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: VectorMath>(self, isa: S) {
+        add_up(isa, self.units, self.sums, self.heads, self.out);
+    }
 }
 
 /// The rows that are computed alone, with each block of their keys.
@@ -130,10 +201,11 @@ struct Scratch {
 }
 
 impl LaneTask<'_> {
-    fn compute(
+    #[inline(always)]
+    fn compute<S: VectorMath>(
         &self,
-        [q, k, v]: [&[f32]; 3],
-        heads: Heads,
+        isa: S,
+        ([q, k, v], heads): ([&[f32]; 3], Heads),
         scratch: &mut Scratch,
         out: &SharedOutput,
     ) {
@@ -155,7 +227,7 @@ impl LaneTask<'_> {
                 Some(row) => &q[row * width + head * dim..][..dim],
                 None => &[],
             });
-            state.start(queries, heads);
+            state.start(isa, queries, heads);
         }
         let first = lanes.iter().map(|rows| rows.positions().start).min();
         let end = lanes.iter().map(|rows| rows.positions().end).max();
@@ -166,7 +238,7 @@ impl LaneTask<'_> {
             copy_rows(k, (heads.kv_width(), &columns), keys, &mut scratch.keys);
             copy_rows(v, (heads.kv_width(), &columns), keys, &mut scratch.values);
             for rows in lanes.iter_mut() {
-                rows.absorb(&block, &scratch.keys, &scratch.values);
+                rows.absorb(isa, &block, &scratch.keys, &scratch.values);
             }
         }
         for (state, (head, rows)) in lanes.iter().zip(&of_heads) {
@@ -175,81 +247,7 @@ impl LaneTask<'_> {
                 Some(row) => out.get(row * width + head * dim, dim),
                 None => &mut [],
             });
-            turn_back(&state.sums, &state.softmax.normaliser(), &mut out);
-        }
-    }
-}
-
-/// One head of at most sixteen query rows.
-#[derive(Default)]
-pub(super) struct LaneRows {
-    /// The first and the end of the positions that each row sees. A row further down sees the same
-    /// positions or later ones; missing lanes do as the last row does.
-    first: [usize; LANES],
-    end: [usize; LANES],
-    softmax: OnlineSoftmax<Lanes>,
-    /// The queries, a vector a column.
-    queries: Vec<Lanes>,
-    /// The sums of values up to the block, and the block's own.
-    sums: Vec<Lanes>,
-    block_sums: Vec<Lanes>,
-}
-
-impl LaneRows {
-    /// What any of the rows sees.
-    pub fn positions(&self) -> Range<usize> {
-        self.first[0]..self.end[LANES - 1]
-    }
-
-    /// Sets the rows, and which positions each of them sees.
-    pub fn see(&mut self, rows: &Range<usize>, visible: impl Fn(usize) -> Range<usize>) {
-        for lane in 0..LANES {
-            let visible = visible((rows.start + lane).min(rows.end - 1));
-            (self.first[lane], self.end[lane]) = (visible.start, visible.end);
-        }
-    }
-
-    /// Sets the rows' queries; missing ones are empty.
-    pub fn start(&mut self, queries: [&[f32]; LANES], heads: Heads) {
-        self.softmax = OnlineSoftmax::default();
-        self.queries.resize(heads.head_dim, [0.0; LANES]);
-        self.block_sums.resize(heads.head_dim, [0.0; LANES]);
-        self.sums.clear();
-        self.sums.resize(heads.head_dim, [0.0; LANES]);
-        turn(queries, heads.scale, &mut self.queries);
-    }
-
-    /// The scores of the positions `block`, negative infinity where a row does not see one. `keys`:
-    /// `[positions, dim]`.
-    pub fn scores(&self, block: &Range<usize>, keys: &[f32], scores: &mut [Lanes]) {
-        products(keys, &self.queries, scores);
-        if self.first[LANES - 1] > block.start || self.end[0] < block.end {
-            for (position, scores) in block.clone().zip(scores) {
-                for (lane, score) in scores.iter_mut().enumerate() {
-                    if position < self.first[lane] || position >= self.end[lane] {
-                        *score = f32::NEG_INFINITY;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes in a block of positions.
-    fn absorb(&mut self, block: &Range<usize>, keys: &[f32], values: &[f32]) {
-        let positions = self.positions();
-        if positions.start >= block.end || positions.end <= block.start {
-            return;
-        }
-        let mut scores = [[f32::NEG_INFINITY; LANES]; KEY_BLOCK];
-        let place = block.start % KEY_BLOCK;
-        let here = place..place + block.len();
-        self.scores(block, keys, &mut scores[here.clone()]);
-        let scales = self.softmax.absorb(&mut scores);
-        mix(values, &scores[here], &mut self.block_sums);
-        let (before, block) = (Vector::load(&scales.before), Vector::load(&scales.block));
-        for (sum, here) in self.sums.iter_mut().zip(&self.block_sums) {
-            let here = Vector::load(here).times(block);
-            Vector::load(sum).times_plus(before, here).store(sum);
+            state.finish(isa, &mut out);
         }
     }
 }
@@ -290,6 +288,7 @@ unsafe impl Sync for SharedOutput {}
 #[cfg(test)]
 mod tests {
     use super::super::super::attention::Mask;
+    use super::super::entry::on_every_set;
     use super::*;
 
     const N_KEYS: usize = 150;
@@ -308,7 +307,7 @@ mod tests {
         pieces.into_iter().map(up_to_end).collect()
     }
 
-    /// The last `n` rows of a sequence of `end` positions.
+    /// The last `n` rows of a sequence of `end` positions, which are the same with every instruction set.
     fn rows(qkv: [&[f32]; 3], heads: Heads, mask: Mask, (end, n): (usize, usize)) -> Vec<f32> {
         let segment = Segment {
             rows: 0..n,
@@ -317,7 +316,11 @@ mod tests {
         let layout = AttentionLayout::new(vec![segment], mask).unwrap();
         let [q, k, v] = qkv;
         let q = &q[(end - n) * heads.width()..end * heads.width()];
-        forward([q, k, v], heads, &layout)
+        let qkv = [q, k, v];
+        let layout = &layout;
+        let of_sets = on_every_set(Forward { qkv, heads, layout });
+        assert!(of_sets.iter().all(|of_set| *of_set == of_sets[0]));
+        forward(qkv, heads, layout)
     }
 
     fn exact(

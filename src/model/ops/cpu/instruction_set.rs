@@ -68,6 +68,22 @@ impl Machine {
             Self::Portable(Portable)
         })
     }
+
+    /// All sets that this machine has.
+    #[cfg(test)]
+    pub fn every() -> Vec<Self> {
+        let mut every = vec![Self::Portable(Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                every.push(Self::Avx2(Avx2(())));
+            }
+            if is_x86_feature_detected!("avx512f") {
+                every.push(Self::Avx512(Avx512(())));
+            }
+        }
+        every
+    }
 }
 
 /// Plain loops. `FUSED`: whether the machine multiplies and adds in one rounding.

@@ -1,11 +1,15 @@
-//! Sums and exponentials over slices, written so that the compiler turns them into vector code.
+//! Sums and exponentials over slices, written so that the compiler turns them into vector code of the
+//! machine that is compiled for. What gains from more is in [`super::vector_functions`].
 //!
 //! A sum keeps sixteen running totals and adds them up at the end in a fixed order: faster than one
 //! total, more accurate, and the same whatever the caller does with other rows.
 
-use super::vector::{LANES, Vector};
+use super::entry::Kernel;
+use super::instruction_set::{LANES, Machine};
+use super::vector_functions;
+use super::vector_math::VectorMath;
 
-/// `a * b + c`, fused where the machine does that in one instruction.
+/// `a * b + c`, fused where all machines that are compiled for do that in one instruction.
 #[inline(always)]
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
@@ -47,38 +51,23 @@ fn accumulate(x: &[f32], y: &[f32], term: impl Fn(f32, f32, f32) -> f32) -> f32 
 }
 
 /// The dot product of two slices of equal length.
-#[inline(always)]
+#[inline]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let [sum] = dot_lanes([x], y);
-    sum.total()
+    Machine::here().enter(Dot { x, y })
 }
 
-/// The dot products of four slices with one of the same length.
-#[inline(always)]
-pub fn four_dots(x: [&[f32]; 4], y: &[f32]) -> [f32; 4] {
-    Vector::totals(dot_lanes(x, y))
+struct Dot<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
 }
 
-/// Dot products before the lanes are added up.
-#[inline(always)]
-fn dot_lanes<const N: usize>(x: [&[f32]; N], y: &[f32]) -> [Vector; N] {
-    let x = x.map(|x| &x[..y.len()]);
-    let mut sums = [Vector::splat(0.0); N];
-    let (chunks, rest) = y.as_chunks::<LANES>();
-    for (i, y) in chunks.iter().enumerate() {
-        let y = Vector::load(y);
-        for (sum, x) in sums.iter_mut().zip(&x) {
-            let x = x[i * LANES..].first_chunk().expect("x is as long as y");
-            *sum = Vector::load(x).times_plus(y, *sum);
-        }
+impl Kernel for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: VectorMath>(self, isa: S) -> f32 {
+        vector_functions::dot(isa, self.x, self.y)
     }
-    if !rest.is_empty() {
-        let y = Vector::load_part(rest);
-        for (sum, x) in sums.iter_mut().zip(&x) {
-            *sum = Vector::load_part(&x[chunks.len() * LANES..]).times_plus(y, *sum);
-        }
-    }
-    sums
 }
 
 /// The sum of a slice.
@@ -91,27 +80,6 @@ pub fn sum(x: &[f32]) -> f32 {
 #[inline]
 pub fn squared_distance(x: &[f32], mean: f32) -> f32 {
     accumulate(x, x, |x, _, sum| fma(x - mean, x - mean, sum))
-}
-
-/// `y += a[0] * x[0]`, then `y += a[1] * x[1]` and so on.
-#[inline(always)]
-pub fn add_scaled<const N: usize>(y: &mut [f32], a: [f32; N], x: [&[f32]; N]) {
-    let x = x.map(|x| &x[..y.len()]);
-    let (chunks, rest) = y.as_chunks_mut::<LANES>();
-    let first_of_rest = chunks.len() * LANES;
-    for (i, y) in chunks.iter_mut().enumerate() {
-        let mut sum = Vector::load(y);
-        for (a, x) in a.iter().zip(&x) {
-            let x = x[i * LANES..].first_chunk().expect("x is as long as y");
-            sum = Vector::splat(*a).times_plus(Vector::load(x), sum);
-        }
-        sum.store(y);
-    }
-    for (i, y) in rest.iter_mut().enumerate() {
-        for (a, x) in a.iter().zip(&x) {
-            *y = fma(*a, x[first_of_rest + i], *y);
-        }
-    }
 }
 
 /// The larger of two numbers.

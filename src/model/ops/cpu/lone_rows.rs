@@ -2,11 +2,13 @@
 //!
 //! In: a row and one block of its keys. Out: for each head the block's softmax and sum of values, which
 //! [`add_up`] adds in the order of positions. So the blocks of one row can be shared among threads, and
-//! each is read in the order in which it lies in memory, all heads together.
+//! each is read in the order in which it lies in memory, all heads together. All is inlined into a
+//! [`super::entry::Kernel`].
 
 use super::super::attention::Heads;
-use super::lanes::{add_scaled, dot, fma, four_dots};
 use super::online_softmax::{KEY_BLOCK, OnlineSoftmax};
+use super::vector_functions::{add_scaled, dot, four_dots};
+use super::vector_math::VectorMath;
 
 /// A query row and those of its keys that lie in one block.
 pub struct Unit<'a> {
@@ -26,10 +28,11 @@ impl Unit<'_> {
     }
 
     /// Fills `sums`, which are 0.
-    pub fn compute(
+    #[inline(always)]
+    pub fn compute<S: VectorMath>(
         &self,
-        [q, k, v]: [&[f32]; 3],
-        heads: Heads,
+        isa: S,
+        ([q, k, v], heads): ([&[f32]; 3], Heads),
         scores: &mut Vec<[f32; KEY_BLOCK]>,
         sums: &mut [f32],
     ) {
@@ -57,24 +60,25 @@ impl Unit<'_> {
                 let mut queries = queries.chunks_exact(dim);
                 for scores in fours {
                     let four = std::array::from_fn(|_| queries.next().unwrap_or_default());
-                    for (scores, score) in scores.iter_mut().zip(four_dots(four, key)) {
+                    for (scores, score) in scores.iter_mut().zip(four_dots(isa, four, key)) {
                         scores[place] = score;
                     }
                 }
                 for (scores, query) in rest.iter_mut().zip(queries) {
-                    scores[place] = dot(query, key);
+                    scores[place] = dot(isa, query, key);
                 }
             }
         }
         for (scores, sums) in scores.iter_mut().zip(sums.chunks_exact_mut(2 + dim)) {
-            let OnlineSoftmax { largest, total } = OnlineSoftmax::<f32>::of(scores);
+            let OnlineSoftmax { largest, total } = OnlineSoftmax::<f32>::of(isa, scores);
             (sums[0], sums[1]) = (largest, total);
         }
         for (place, keys) in places.zip(fours) {
-            add_values(keys.map(|key| row(v, key)), (scores, place), heads, sums);
+            let values = keys.map(|key| row(v, key));
+            add_values(isa, values, (scores, place), heads, sums);
         }
         for (place, key) in (place_of_rest..).zip(rest) {
-            add_values([row(v, *key)], (scores, place), heads, sums);
+            add_values(isa, [row(v, *key)], (scores, place), heads, sums);
         }
     }
 }
@@ -85,7 +89,8 @@ fn row_of(matrix: &[f32], row: u32, width: usize) -> &[f32] {
 
 /// Adds the values of `N` neighbouring keys, all heads.
 #[inline(always)]
-fn add_values<const N: usize>(
+fn add_values<S: VectorMath, const N: usize>(
+    isa: S,
     values: [&[f32]; N],
     (scores, place): (&[[f32; KEY_BLOCK]], usize),
     heads: Heads,
@@ -100,6 +105,7 @@ fn add_values<const N: usize>(
         let first = head / group * dim;
         let weights = std::array::from_fn(|i| scores[place + i]);
         add_scaled(
+            isa,
             &mut sums[2..],
             weights,
             values.map(|row| &row[first..first + dim]),
@@ -109,7 +115,8 @@ fn add_values<const N: usize>(
 
 /// Adds up the blocks of each row and writes it to `out`. `units`: the blocks of a row follow each
 /// other. `sums`: what [`Unit::compute`] filled.
-pub fn add_up(units: &[Unit], sums: &[f32], heads: Heads, out: &mut [f32]) {
+#[inline(always)]
+pub fn add_up<S: VectorMath>(isa: S, units: &[Unit], sums: &[f32], heads: Heads, out: &mut [f32]) {
     let (dim, n_sums) = (heads.head_dim, Unit::n_sums(heads));
     let mut first = 0;
     for of_row in units.chunk_by(|one, other| one.row == other.row) {
@@ -119,12 +126,15 @@ pub fn add_up(units: &[Unit], sums: &[f32], heads: Heads, out: &mut [f32]) {
             let mut softmax = OnlineSoftmax::<f32>::default();
             for unit in first..end {
                 let block = &sums[unit * n_sums + head * (2 + dim)..][..2 + dim];
-                let scales = softmax.add(OnlineSoftmax {
-                    largest: block[0],
-                    total: block[1],
-                });
+                let scales = softmax.add(
+                    isa,
+                    OnlineSoftmax {
+                        largest: block[0],
+                        total: block[1],
+                    },
+                );
                 for (sum, block) in out.iter_mut().zip(&block[2..]) {
-                    *sum = fma(*sum, scales.before, block * scales.block);
+                    *sum = isa.multiply_add_one(*sum, scales.before, block * scales.block);
                 }
             }
             let normaliser = softmax.normaliser();

@@ -7,8 +7,10 @@
 pub mod attention;
 pub mod attention_gradient;
 mod dot_bf16;
+mod entry;
 mod instruction_set;
 mod lane_block;
+mod lane_rows;
 pub mod lanes;
 mod lone_rows;
 pub mod norm;
@@ -17,8 +19,10 @@ pub mod packed;
 pub mod paired;
 mod product;
 mod stored;
+mod sum_tree;
 mod tile;
-mod vector;
+mod vector_functions;
+mod vector_math;
 
 use std::array;
 use std::sync::Arc;

@@ -4,11 +4,14 @@
 //! does not exist. Out: their exponentials relative to the block's largest score, and what the sums so
 //! far and the block's own must be scaled by to be added. Blocks begin at multiples of their length, so
 //! what is added to what depends on positions alone. The form for one row and the form for sixteen rows
-//! (a vector lane each) do the same operations in the same order and give the same bits.
+//! (a vector lane each) do the same operations in the same order and give the same bits. All is inlined
+//! into a [`super::entry::Kernel`].
 
-use super::lane_block::{EverySixteenth, tree};
-use super::lanes::{exp, fma, larger};
-use super::vector::{LANES, Lanes, Vector};
+use super::instruction_set::LANES;
+use super::lanes::larger;
+use super::sum_tree::{EverySixteenth, tree};
+use super::vector_functions::exp;
+use super::vector_math::{Lanes, VectorMath};
 
 /// Positions in a block.
 pub const KEY_BLOCK: usize = 64;
@@ -46,38 +49,41 @@ impl Default for OnlineSoftmax<f32> {
 impl OnlineSoftmax<f32> {
     /// One block alone: turns its scores into exponentials.
     #[inline(always)]
-    pub fn of(scores: &mut [f32; KEY_BLOCK]) -> Self {
+    pub fn of<S: VectorMath>(isa: S, scores: &mut [f32; KEY_BLOCK]) -> Self {
         let scores = scores.as_chunks_mut::<LANES>().0;
-        let mut largest = Vector::splat(NOTHING);
+        let mut largest = isa.splat(NOTHING);
         for score in scores.iter() {
-            largest = largest.larger(Vector::load(score));
+            largest = isa.larger(largest, isa.load(score));
         }
         let mut lanes = [0.0; LANES];
-        largest.store(&mut lanes);
+        isa.store(largest, &mut lanes);
         let largest = lanes.into_iter().fold(NOTHING, larger);
-        let mut total = Vector::splat(0.0);
+        let mut total = isa.splat(0.0);
         for score in scores.iter_mut() {
-            let p = Vector::load(score).minus(Vector::splat(largest)).exp();
-            p.store(score);
-            total = total.plus(p);
+            let p = exp(isa, isa.subtract(isa.load(score), isa.splat(largest)));
+            isa.store(p, score);
+            total = isa.add(total, p);
         }
         Self {
             largest,
-            total: total.total(),
+            total: isa.total(total),
         }
     }
 
     /// Adds the next block.
     #[inline(always)]
-    pub fn add(&mut self, block: Self) -> Scales<f32> {
+    pub fn add<S: VectorMath>(&mut self, isa: S, block: Self) -> Scales<f32> {
         let largest = larger(self.largest, block.largest);
-        let scales = Scales {
-            before: exp(self.largest - largest),
-            block: exp(block.largest - largest),
-        };
+        let mut lanes = [0.0; LANES];
+        (lanes[0], lanes[1]) = (self.largest - largest, block.largest - largest);
+        isa.store(exp(isa, isa.load(&lanes)), &mut lanes);
+        let (before, here) = (lanes[0], lanes[1]);
         self.largest = largest;
-        self.total = fma(self.total, scales.before, block.total * scales.block);
-        scales
+        self.total = isa.multiply_add_one(self.total, before, block.total * here);
+        Scales {
+            before,
+            block: here,
+        }
     }
 
     /// What makes the sum of values by exponentials their mean by probabilities.
@@ -98,28 +104,34 @@ impl Default for OnlineSoftmax<Lanes> {
 impl OnlineSoftmax<Lanes> {
     /// Takes in a block of sixteen rows.
     #[inline(always)]
-    pub fn absorb(&mut self, scores: &mut [Lanes; KEY_BLOCK]) -> Scales<Lanes> {
-        let mut largest_here = Vector::splat(NOTHING);
+    pub fn absorb<S: VectorMath>(
+        &mut self,
+        isa: S,
+        scores: &mut [Lanes; KEY_BLOCK],
+    ) -> Scales<Lanes> {
+        let mut largest_here = isa.splat(NOTHING);
         for score in scores.iter() {
-            largest_here = largest_here.larger(Vector::load(score));
+            largest_here = isa.larger(largest_here, isa.load(score));
         }
         for score in scores.iter_mut() {
-            Vector::load(score).minus(largest_here).exp().store(score);
+            let p = exp(isa, isa.subtract(isa.load(score), largest_here));
+            isa.store(p, score);
         }
-        let [total_here] = tree(&Exponentials(scores));
-        let largest_before = Vector::load(&self.largest);
-        let largest = largest_before.larger(largest_here);
-        let before = largest_before.minus(largest).exp();
-        let block = largest_here.minus(largest).exp();
-        let total = Vector::load(&self.total).times_plus(before, total_here.times(block));
-        largest.store(&mut self.largest);
-        total.store(&mut self.total);
+        let [total_here] = tree(isa, &Exponentials(scores));
+        let largest_before = isa.load(&self.largest);
+        let largest = isa.larger(largest_before, largest_here);
+        let before = exp(isa, isa.subtract(largest_before, largest));
+        let block = exp(isa, isa.subtract(largest_here, largest));
+        let total_here = isa.multiply(total_here, block);
+        let total = isa.multiply_add(isa.load(&self.total), before, total_here);
+        isa.store(largest, &mut self.largest);
+        isa.store(total, &mut self.total);
         let mut scales = Scales {
             before: [0.0; LANES],
             block: [0.0; LANES],
         };
-        before.store(&mut scales.before);
-        block.store(&mut scales.block);
+        isa.store(before, &mut scales.before);
+        isa.store(block, &mut scales.block);
         scales
     }
 
@@ -133,10 +145,10 @@ struct Exponentials<'a>(&'a [Lanes; KEY_BLOCK]);
 
 impl EverySixteenth<1> for Exponentials<'_> {
     #[inline(always)]
-    fn sum(&self, first: usize) -> [Vector; 1] {
-        let mut sum = Vector::splat(0.0);
+    fn sum<S: VectorMath>(&self, isa: S, first: usize) -> [S::Vector; 1] {
+        let mut sum = isa.splat(0.0);
         for exponential in self.0[first..].iter().step_by(LANES) {
-            sum = sum.plus(Vector::load(exponential));
+            sum = isa.add(sum, isa.load(exponential));
         }
         [sum]
     }
@@ -144,6 +156,7 @@ impl EverySixteenth<1> for Exponentials<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::{Kernel, on_every_set};
     use super::*;
 
     /// Scores of many magnitudes; one row's first seen position is `lane * 9`, its last `140 + lane`.
@@ -155,8 +168,25 @@ mod tests {
         }
     }
 
+    #[derive(Clone, Copy)]
+    struct Softmaxes;
+
+    impl Kernel for Softmaxes {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: VectorMath>(self, isa: S) {
+            rows_and_lanes_agree(isa);
+        }
+    }
+
     #[test]
     fn rows_and_lanes_have_the_same_bits_and_the_exact_softmax() {
+        on_every_set(Softmaxes);
+    }
+
+    #[inline(always)]
+    fn rows_and_lanes_agree<S: VectorMath>(isa: S) {
         const BLOCKS: usize = 3;
         let mut lanes = OnlineSoftmax::<Lanes>::default();
         let mut together = Vec::new();
@@ -164,7 +194,7 @@ mod tests {
             let mut scores: [Lanes; KEY_BLOCK] = std::array::from_fn(|key| {
                 std::array::from_fn(|lane| score(lane, block * KEY_BLOCK + key))
             });
-            let scales = lanes.absorb(&mut scores);
+            let scales = lanes.absorb(isa, &mut scores);
             together.push((scores, scales));
         }
         for lane in 0..LANES {
@@ -178,7 +208,7 @@ mod tests {
                     assert!(lanes_scores.iter().all(|p| p[lane] == 0.0));
                     continue;
                 }
-                let scales = row.add(OnlineSoftmax::<f32>::of(&mut scores));
+                let scales = row.add(isa, OnlineSoftmax::<f32>::of(isa, &mut scores));
                 assert_eq!(scales.before, lanes_scales.before[lane]);
                 assert_eq!(scales.block, lanes_scales.block[lane]);
                 assert!(scores.iter().zip(lanes_scores).all(|(p, q)| *p == q[lane]));
