@@ -106,13 +106,20 @@ class Worker:
         self.process = None
 
 
+def own_types(peer, asked):
+    """What torch does with bf16 on such a processor is Norma's `bf16-dot`."""
+    cpu = Path("/proc/cpuinfo")
+    has_dot = cpu.exists() and "avx512_bf16" in cpu.read_text()
+    return ["bf16-dot"] if peer == "norma" and "bf16" in asked and has_dot else []
+
+
 def workers(args, folder):
     """All that were asked for, and reasons for those that cannot be."""
     norma_help = subprocess.run([args.norma, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     has_weights = "--weights" in norma_help
     found, reasons = [], {}
     for peer in args.peers:
-        for weights in args.weights:
+        for weights in args.weights + own_types(peer, args.weights):
             name = f"{peer} {weights}"
             options = {"checkpoint": str(args.checkpoint), "weights": weights, "threads": args.threads}
             python = args.python
