@@ -61,13 +61,21 @@ fn forward_with<S: VectorMath>(isa: S, whole: Forward) -> Vec<f32> {
         .collect();
     tasks.extend(lane_tasks(heads, layout).map(Task::Lanes));
     let shared = SharedOutput(out.as_mut_ptr());
-    let run = |scratch: &mut Scratch, task: Task| {
-        isa.enter(RunTask {
+    let input = (qkv, heads);
+    // Each kind of task is a function of its own, for which the compiler allots registers better.
+    let run = |scratch: &mut Scratch, task: Task| match task {
+        Task::Lone(unit, sums) => isa.enter(RunUnit {
+            unit,
+            input,
+            scores: &mut scratch.scores,
+            sums,
+        }),
+        Task::Lanes(task) => isa.enter(RunLanes {
             task,
-            input: (qkv, heads),
+            input,
             scratch,
             out: &shared,
-        });
+        }),
     };
     let met: usize = layout
         .parts()
@@ -95,25 +103,35 @@ enum Task<'a> {
     Lanes(LaneTask<'a>),
 }
 
-struct RunTask<'a> {
-    task: Task<'a>,
+struct RunUnit<'a> {
+    unit: &'a Unit<'a>,
+    input: ([&'a [f32]; 3], Heads),
+    scores: &'a mut Vec<[f32; KEY_BLOCK]>,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for RunUnit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: VectorMath>(self, isa: S) {
+        self.unit.compute(isa, self.input, self.scores, self.sums);
+    }
+}
+
+struct RunLanes<'a> {
+    task: LaneTask<'a>,
     input: ([&'a [f32]; 3], Heads),
     scratch: &'a mut Scratch,
     out: &'a SharedOutput,
 }
 
-/// A task is compiled as one function, with all that it calls in its loops.
-impl Kernel for RunTask<'_> {
+impl Kernel for RunLanes<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: VectorMath>(self, isa: S) {
-        match self.task {
-            Task::Lone(unit, sums) => {
-                unit.compute(isa, self.input, &mut self.scratch.scores, sums);
-            }
-            Task::Lanes(task) => task.compute(isa, self.input, self.scratch, self.out),
-        }
+        self.task.compute(isa, self.input, self.scratch, self.out);
     }
 }
 
