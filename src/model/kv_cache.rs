@@ -4,6 +4,8 @@
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, bail};
 
+use super::ops::cpu::memory::prefer_large_pages;
+
 /// Rows below which a second thread costs more than it brings.
 const MIN_SHARED: usize = 64;
 
@@ -16,7 +18,15 @@ pub struct KvCache {
 impl KvCache {
     /// `width`: of a key (and a value) row. Memory: `n_layers * 2 * capacity * width * 4` bytes.
     pub fn new(n_layers: usize, capacity: usize, width: usize, device: &Device) -> Result<Self> {
-        let arena = || Tensor::zeros((capacity, width), DType::F32, device);
+        let arena = || {
+            if !device.is_cpu() {
+                return Tensor::zeros((capacity, width), DType::F32, device);
+            }
+            // The system gives memory when it is first written.
+            let rows = vec![0f32; capacity * width];
+            prefer_large_pages(&rows);
+            Tensor::from_vec(rows, (capacity, width), device)
+        };
         let layers = (0..n_layers)
             .map(|_| Ok((arena()?, arena()?)))
             .collect::<Result<_>>()?;

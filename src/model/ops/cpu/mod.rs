@@ -13,6 +13,7 @@ mod lane_block;
 mod lane_rows;
 pub mod lanes;
 mod lone_rows;
+pub mod memory;
 pub mod norm;
 mod online_softmax;
 pub mod packed;

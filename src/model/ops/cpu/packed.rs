@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::memory::filled;
 use super::stored::RUN;
 pub use super::stored::Stored;
 use super::tile::{Block, COLUMNS, GROUP, PANEL, Row};
@@ -52,7 +53,7 @@ impl<W: Stored> Packed<W> {
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let (n_groups, n_runs) = (n_out.div_ceil(COLUMNS), runs::<W>(n_in));
-        let mut weights = vec![[[W::default(); PANEL]; GROUP]; n_groups * n_in];
+        let mut weights = filled([[W::default(); PANEL]; GROUP], n_groups * n_in);
         let pack_panel = |group: &mut [Row<W>], scales: &mut [Row<f32>], first: usize, p: usize| {
             let n = PANEL.min(n_out.saturating_sub(first));
             let mut values = vec![0f32; n * n_in];

@@ -15,6 +15,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::dot_bf16::{DotBf16, Pair, PairOperand, PairPanel, PairRow, pair, widen_pair};
+use super::memory::filled;
 use super::product::{SERIAL, backward, split};
 use super::tile::{COLUMNS, Edge, GROUP, PANEL, Row};
 
@@ -50,7 +51,7 @@ impl Paired {
         let machine = DotBf16::here().ok_or(io::ErrorKind::Unsupported)?;
         let n_pairs = n_in.div_ceil(2);
         let empty = [PairPanel([0; PANEL]); GROUP];
-        let mut weights = vec![empty; n_out.div_ceil(COLUMNS) * n_pairs];
+        let mut weights = filled(empty, n_out.div_ceil(COLUMNS) * n_pairs);
         let panels = |index: usize| {
             let firsts = (0..GROUP).map(move |p| index * COLUMNS + p * PANEL);
             firsts.enumerate().filter(move |(_, first)| *first < n_out)
