@@ -11,7 +11,7 @@ use mistralrs_quant::IsqType;
 use thiserror::Error;
 
 use crate::model::ops::Kernels;
-use crate::model::ops::frozen_linear::{Packed, Paired};
+use crate::model::ops::frozen_linear::{Packed, PackedWeight, Paired};
 
 /// How frozen linear maps are held. Norms and biases are f32 always; embedding tables are f32 with `F32`
 /// and sixteen bits wide with all others.

@@ -28,22 +28,6 @@ pub fn filled<T: Clone>(value: T, n: usize) -> Vec<T> {
     memory
 }
 
-/// Asks for numbers that will be read soon and probably lie in no cache.
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "a hint to the processor")]
-pub fn prefetch(numbers: &[f32]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // A line of the cache.
-    for line in numbers.chunks(16) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-    }
-}
-
-/// Other processors look ahead for themselves.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn prefetch(_numbers: &[f32]) {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,7 +37,6 @@ mod tests {
         for n in [0, 1, 1000, 3_000_000] {
             let memory = filled(1.5f32, n);
             prefer_large_pages(&memory);
-            prefetch(&memory[..n.min(100)]);
             assert!(memory.len() == n && memory.iter().all(|value| *value == 1.5));
         }
     }

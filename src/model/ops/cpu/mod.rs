@@ -17,6 +17,7 @@ pub mod memory;
 pub mod norm;
 mod online_softmax;
 pub mod packed;
+pub mod packed_weight;
 pub mod paired;
 mod product;
 mod stored;

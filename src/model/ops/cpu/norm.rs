@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use super::Rows;
 use super::lanes::{dot, fma, squared_distance, sum};
-use super::memory::prefetch;
 
 /// What is subtracted and divided by before the gain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +14,6 @@ pub enum Statistic {
     Uncentred,
 }
 
-/// So few rows are no prompt but answers of many sequences.
-const FEW_ROWS: usize = 64;
 /// Columns that one task of the gain gradient owns: a cache line's worth, several times over.
 const COLUMN_BLOCK: usize = 64;
 
@@ -41,17 +38,6 @@ pub fn forward(
 ) -> Vec<f32> {
     let width = x.len() / slots.len().max(1);
     let mut out = vec![0f32; x.len()];
-    if slots.len() <= FEW_ROWS {
-        // Decoding for many adapters: their rows lie apart, and the weights read since the last norm have
-        // driven them from the caches. Asked for together they come together.
-        for slot in slots.chunk_by(|one, next| one == next) {
-            let slot = slot[0] as usize;
-            prefetch(gain.row(slot));
-            if let Some(bias) = bias {
-                prefetch(bias.row(slot));
-            }
-        }
-    }
     out.par_chunks_mut(width.max(1))
         .zip(x.par_chunks(width.max(1)))
         .zip(slots)

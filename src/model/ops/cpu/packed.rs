@@ -6,11 +6,14 @@
 //!
 //! It knows how to pack and to find weights; [`super::product`] computes with them.
 
+use std::io;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::memory::filled;
+use super::packed_weight::PackedWeight;
+use super::product;
 use super::stored::RUN;
 pub use super::stored::Stored;
 use super::tile::{Block, COLUMNS, GROUP, PANEL, Row};
@@ -26,32 +29,12 @@ pub struct Packed<W> {
     scales: Vec<Row<f32>>,
 }
 
-impl<W: Stored> Packed<W> {
-    /// Packs `weight`, `[n_out, n_in]` row by row.
-    #[cfg(test)]
-    pub fn pack(weight: &[f32], n_out: usize, n_in: usize) -> Self {
-        assert_eq!(
-            weight.len(),
-            n_out * n_in,
-            "a weight has n_out * n_in values"
-        );
-        let rows = |first: usize, to: &mut [f32]| {
-            to.copy_from_slice(&weight[first * n_in..][..to.len()]);
-            Ok::<(), std::convert::Infallible>(())
-        };
-        match Self::pack_rows(n_out, n_in, rows) {
-            Ok(packed) => packed,
-            Err(never) => match never {},
-        }
-    }
-
-    /// Packs a weight whose rows are read when they are wanted: `read` is given the first of some rows and
-    /// their place, `[rows, n_in]`. Rows are read a panel at a time, by all threads.
-    pub fn pack_rows<E: Send>(
+impl<W: Stored> PackedWeight for Packed<W> {
+    fn pack_rows(
         n_out: usize,
         n_in: usize,
-        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
-    ) -> Result<Self, E> {
+        read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
+    ) -> io::Result<Self> {
         let (n_groups, n_runs) = (n_out.div_ceil(COLUMNS), runs::<W>(n_in));
         let mut weights = filled([[W::default(); PANEL]; GROUP], n_groups * n_in);
         let pack_panel = |group: &mut [Row<W>], scales: &mut [Row<f32>], first: usize, p: usize| {
@@ -76,7 +59,7 @@ impl<W: Stored> Packed<W> {
                     row[p] = *stored;
                 }
             }
-            Ok(())
+            Ok::<(), io::Error>(())
         };
         let scales: Vec<Vec<Row<f32>>> = weights
             .par_chunks_mut(n_in.max(1))
@@ -89,7 +72,7 @@ impl<W: Stored> Packed<W> {
                 }
                 Ok(scales)
             })
-            .collect::<Result<_, E>>()?;
+            .collect::<io::Result<_>>()?;
         Ok(Self {
             n_in,
             n_out,
@@ -98,15 +81,40 @@ impl<W: Stored> Packed<W> {
         })
     }
 
-    /// `[n_out, n_in]`.
-    pub fn dims(&self) -> (usize, usize) {
+    fn dims(&self) -> (usize, usize) {
         (self.n_out, self.n_in)
     }
 
-    /// Bytes of the panels and scales of a weight `[n_out, n_in]`.
-    pub fn bytes_of(n_out: usize, n_in: usize) -> usize {
+    fn bytes_of(n_out: usize, n_in: usize) -> usize {
         let rows = n_in * size_of::<Row<W>>() + runs::<W>(n_in) * size_of::<Row<f32>>();
         n_out.div_ceil(COLUMNS) * rows
+    }
+
+    fn forward(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        product::forward(self, x, bias)
+    }
+
+    fn backward(&self, y: &[f32]) -> Vec<f32> {
+        product::backward(y, self.dims(), |inputs, outputs, tile| {
+            self.transpose(inputs, outputs, tile);
+        })
+    }
+}
+
+impl<W: Stored> Packed<W> {
+    /// Packs `weight`, `[n_out, n_in]` row by row.
+    #[cfg(test)]
+    pub fn pack(weight: &[f32], n_out: usize, n_in: usize) -> Self {
+        assert_eq!(
+            weight.len(),
+            n_out * n_in,
+            "a weight has n_out * n_in values"
+        );
+        let rows = |first: usize, to: &mut [f32]| {
+            to.copy_from_slice(&weight[first * n_in..][..to.len()]);
+            Ok(())
+        };
+        Self::pack_rows(n_out, n_in, rows).expect("memory can be read")
     }
 
     /// Some inputs (from a multiple of `RUN` on) of a group.

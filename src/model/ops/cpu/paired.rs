@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::dot_bf16::{DotBf16, Pair, PairOperand, PairPanel, PairRow, pair, widen_pair};
 use super::memory::filled;
+use super::packed_weight::PackedWeight;
 use super::product::{SERIAL, backward, split};
 use super::tile::{COLUMNS, Edge, GROUP, PANEL, Row};
 
@@ -34,16 +35,8 @@ pub struct Paired {
     weights: Vec<PairRow>,
 }
 
-impl Paired {
-    /// Whether this machine can multiply such weights.
-    pub fn runs_here() -> bool {
-        DotBf16::here().is_some()
-    }
-
-    /// Packs a weight whose rows are read when they are wanted: `read` is given the first of some rows and
-    /// their place, `[rows, n_in]`. Rows are read a panel at a time, by all threads. `Unsupported` where
-    /// the machine cannot multiply pairs.
-    pub fn pack_rows(
+impl PackedWeight for Paired {
+    fn pack_rows(
         n_out: usize,
         n_in: usize,
         read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
@@ -81,18 +74,15 @@ impl Paired {
         })
     }
 
-    /// `[n_out, n_in]`.
-    pub fn dims(&self) -> (usize, usize) {
+    fn dims(&self) -> (usize, usize) {
         (self.n_out, self.n_in)
     }
 
-    /// Bytes of a weight `[n_out, n_in]` once packed.
-    pub fn bytes_of(n_out: usize, n_in: usize) -> usize {
+    fn bytes_of(n_out: usize, n_in: usize) -> usize {
         n_out.div_ceil(COLUMNS) * n_in.div_ceil(2) * size_of::<PairRow>()
     }
 
-    /// `x W^T (+ bias)`: `[rows, n_in]` to `[rows, n_out]`.
-    pub fn forward(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    fn forward(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / self.n_in;
         let n_pairs = self.n_in.div_ceil(2);
         let n_groups = self.n_out.div_ceil(COLUMNS);
@@ -117,11 +107,17 @@ impl Paired {
         y
     }
 
-    /// `y W`: `[rows, n_out]` to `[rows, n_in]`, the gradient of the input.
-    pub fn backward(&self, y: &[f32]) -> Vec<f32> {
+    fn backward(&self, y: &[f32]) -> Vec<f32> {
         backward(y, self.dims(), |inputs, outputs, tile| {
             self.transpose(inputs, outputs, tile);
         })
+    }
+}
+
+impl Paired {
+    /// Whether this machine can multiply such weights.
+    pub fn runs_here() -> bool {
+        DotBf16::here().is_some()
     }
 
     /// Length of a sum and number of results of a row.

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::packed::Packed;
+use super::packed_weight::PackedWeight;
 use super::stored::Stored;
 use super::tile::{Block, COLUMNS, Edge, GROUP, Operand, Output, PANEL, Row, multiply, widen};
 
@@ -23,45 +24,36 @@ pub(super) const SERIAL: usize = 1 << 17;
 /// Multiplications from which on work is cut finer than into one piece a thread.
 const LARGE: usize = 1 << 25;
 
-impl<W: Stored> Packed<W> {
-    /// `x W^T (+ bias)`: `[rows, n_in]` to `[rows, n_out]`.
-    pub fn forward(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let rows = x.len() / self.n_in;
-        let n_groups = self.n_out.div_ceil(COLUMNS);
-        let width = self.n_out;
-        split(rows, n_groups, (self.n_in, width), |group, rows, out| {
-            for first in (0..self.n_in).step_by(BLOCK) {
-                let inputs = first..(first + BLOCK).min(self.n_in);
-                let a = Operand {
-                    data: x,
-                    stride: self.n_in,
-                    first: inputs.start,
-                };
-                let last = inputs.end == self.n_in;
-                let edge = Edge {
-                    first: first == 0,
-                    bias: bias.filter(|_| last),
-                };
-                let block = self.block(group, &inputs);
-                // Many rows: widen once for all of them. The values are the same either way.
-                if rows.len() >= W::MANY {
-                    with_scratch(|scratch| {
-                        widen(block, &mut scratch[..inputs.len()]);
-                        multiply(a, in_f32(scratch, inputs.len()), edge, &rows, out);
-                    });
-                } else {
-                    multiply(a, block, edge, &rows, out);
-                }
+/// `x W^T (+ bias)`: `[rows, n_in]` to `[rows, n_out]`.
+pub(super) fn forward<W: Stored>(weight: &Packed<W>, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let (n_out, n_in) = weight.dims();
+    let rows = x.len() / n_in;
+    let n_groups = n_out.div_ceil(COLUMNS);
+    split(rows, n_groups, (n_in, n_out), |group, rows, out| {
+        for first in (0..n_in).step_by(BLOCK) {
+            let inputs = first..(first + BLOCK).min(n_in);
+            let a = Operand {
+                data: x,
+                stride: n_in,
+                first: inputs.start,
+            };
+            let last = inputs.end == n_in;
+            let edge = Edge {
+                first: first == 0,
+                bias: bias.filter(|_| last),
+            };
+            let block = weight.block(group, &inputs);
+            // Many rows: widen once for all of them. The values are the same either way.
+            if rows.len() >= W::MANY {
+                with_scratch(|scratch| {
+                    widen(block, &mut scratch[..inputs.len()]);
+                    multiply(a, in_f32(scratch, inputs.len()), edge, &rows, out);
+                });
+            } else {
+                multiply(a, block, edge, &rows, out);
             }
-        })
-    }
-
-    /// `y W`: `[rows, n_out]` to `[rows, n_in]`, the gradient of the input.
-    pub fn backward(&self, y: &[f32]) -> Vec<f32> {
-        backward(y, self.dims(), |inputs, outputs, tile| {
-            self.transpose(inputs, outputs, tile);
-        })
-    }
+        }
+    })
 }
 
 /// `y W` for a weight `[n_out, n_in]` that `transpose` writes in f32 between some inputs (a group's columns)

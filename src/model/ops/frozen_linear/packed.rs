@@ -8,81 +8,9 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::FrozenLinear;
 pub use crate::model::ops::cpu::packed::Packed;
-use crate::model::ops::cpu::packed::Stored;
+pub use crate::model::ops::cpu::packed_weight::PackedWeight;
 pub use crate::model::ops::cpu::paired::Paired;
 use crate::model::ops::cpu::{contiguous_slice, with_slices};
-
-/// A packed weight `[n_out, n_in]` with its kernel: [`Packed`] or [`Paired`].
-pub trait PackedWeight: Send + Sync + Sized + 'static {
-    /// Packs a weight whose rows are read when they are wanted, by all threads: `read` gets the number of
-    /// the first of some rows and their place. `Unsupported` where the machine lacks the kernel.
-    fn pack(
-        shape: (usize, usize),
-        read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
-    ) -> io::Result<Self>;
-
-    /// Bytes of a weight of this shape once packed.
-    fn bytes_of(shape: (usize, usize)) -> usize;
-
-    /// `[n_out, n_in]`.
-    fn shape(&self) -> (usize, usize);
-
-    /// `x W^T (+ bias)`: `[rows, n_in]` to `[rows, n_out]`.
-    fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32>;
-
-    /// `y W`: `[rows, n_out]` to `[rows, n_in]`, the gradient of the input.
-    fn gradient(&self, y: &[f32]) -> Vec<f32>;
-}
-
-impl<W: Stored> PackedWeight for Packed<W> {
-    fn pack(
-        (n_out, n_in): (usize, usize),
-        read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
-    ) -> io::Result<Self> {
-        Self::pack_rows(n_out, n_in, read)
-    }
-
-    fn bytes_of((n_out, n_in): (usize, usize)) -> usize {
-        Self::bytes_of(n_out, n_in)
-    }
-
-    fn shape(&self) -> (usize, usize) {
-        self.dims()
-    }
-
-    fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        self.forward(x, bias)
-    }
-
-    fn gradient(&self, y: &[f32]) -> Vec<f32> {
-        self.backward(y)
-    }
-}
-
-impl PackedWeight for Paired {
-    fn pack(
-        (n_out, n_in): (usize, usize),
-        read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
-    ) -> io::Result<Self> {
-        Self::pack_rows(n_out, n_in, read)
-    }
-
-    fn bytes_of((n_out, n_in): (usize, usize)) -> usize {
-        Self::bytes_of(n_out, n_in)
-    }
-
-    fn shape(&self) -> (usize, usize) {
-        self.dims()
-    }
-
-    fn product(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        self.forward(x, bias)
-    }
-
-    fn gradient(&self, y: &[f32]) -> Vec<f32> {
-        self.backward(y)
-    }
-}
 
 /// A linear map whose weight is packed as `P`, with its bias in f32.
 #[derive(Clone)]
@@ -114,7 +42,7 @@ impl<P: PackedWeight> PackedLinear<P> {
         bias: Option<&Tensor>,
         read: impl Fn(usize, &mut [f32]) -> io::Result<()> + Sync,
     ) -> Result<Self> {
-        let weight = P::pack((n_out, n_in), read)?;
+        let weight = P::pack_rows(n_out, n_in, read)?;
         let bias = bias.map(Tensor::to_vec1::<f32>).transpose()?;
         if bias.as_ref().is_some_and(|bias| bias.len() != n_out) {
             bail!("a bias for {n_out} outputs has another length");
@@ -140,7 +68,8 @@ impl<P: PackedWeight> FrozenLinear for PackedLinear<P> {
 
     fn bytes(&self) -> usize {
         let bias = self.inner.bias.as_ref();
-        P::bytes_of(self.inner.weight.shape()) + bias.map_or(0, |bias| bias.len() * 4)
+        let (n_out, n_in) = self.inner.weight.dims();
+        P::bytes_of(n_out, n_in) + bias.map_or(0, |bias| bias.len() * 4)
     }
 }
 
@@ -155,17 +84,17 @@ impl<P: PackedWeight> CustomOp1 for PackedProduct<P> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, n_in) = layout.shape().dims2()?;
-        let (n_out, expected) = self.inner.weight.shape();
+        let (n_out, expected) = self.inner.weight.dims();
         if n_in != expected {
             bail!("a linear map of {expected} inputs got rows of {n_in}");
         }
         let x = contiguous_slice(x, layout)?;
-        let y = self.inner.weight.product(x, self.inner.bias.as_deref());
+        let y = self.inner.weight.forward(x, self.inner.bias.as_deref());
         Ok((CpuStorage::F32(y), Shape::from((rows, n_out))))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_slices([grad], |[grad]| Ok(self.inner.weight.gradient(grad)))?;
+        let dx = with_slices([grad], |[grad]| Ok(self.inner.weight.backward(grad)))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
