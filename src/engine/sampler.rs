@@ -67,8 +67,7 @@ impl<'a> Logits<'a> {
         if !max.is_finite() {
             return Err(NotFinite);
         }
-        let mut weights = vec![0.0; logits.len()];
-        let sum = weigh(logits, max, 1.0, &mut weights);
+        let sum = weigh(logits, max, 1.0, |_| ());
         Ok(Self {
             row: logits,
             max,
@@ -130,8 +129,10 @@ impl<'a> Logits<'a> {
         forbidden: &[u32],
         draw: Draw,
     ) -> Result<u32, NotFinite> {
-        let mut weights = vec![0.0; self.row.len()];
-        weigh(self.row, self.max, sampling.temperature, &mut weights);
+        let mut weights = Vec::with_capacity(self.row.len());
+        weigh(self.row, self.max, sampling.temperature, |run| {
+            weights.extend_from_slice(run);
+        });
         for token in forbidden {
             if let Some(weight) = weights.get_mut(*token as usize) {
                 *weight = 0.0;
@@ -212,16 +213,20 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// Fills `weights` with `exp((logit - max) / temperature)`; returns their sum.
-fn weigh(logits: &[f32], max: f32, temperature: f32, weights: &mut [f32]) -> f64 {
+/// Makes `exp((logit - max) / temperature)` of all logits and gives them to `keep` run by run; returns their
+/// sum.
+fn weigh(logits: &[f32], max: f32, temperature: f32, mut keep: impl FnMut(&[f32])) -> f64 {
     // Runs short enough for sums in f32, which are vector code.
     const RUN: usize = 1024;
+    let mut weights = [0.0; RUN];
     let mut total = 0.0;
-    for (logits, weights) in logits.chunks(RUN).zip(weights.chunks_mut(RUN)) {
+    for logits in logits.chunks(RUN) {
+        let weights = &mut weights[..logits.len()];
         for (logit, weight) in logits.iter().zip(weights.iter_mut()) {
             *weight = exp((logit - max) / temperature);
         }
         total += f64::from(sum(weights));
+        keep(weights);
     }
     total
 }
