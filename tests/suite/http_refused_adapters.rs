@@ -106,14 +106,7 @@ async fn a_bad_adapter_is_refused_by_name_leaves_nothing_and_is_counted() {
             .count()
     };
     assert_eq!((files("incoming"), files("blobs/sha256")), (0, 0));
-    let metrics = server
-        .get("/metrics")
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics = server.metrics().await;
     for code in [
         "format",
         "not_finite",

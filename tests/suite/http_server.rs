@@ -84,6 +84,11 @@ impl TestServer {
         self.client.post(self.url(path)).json(body)
     }
 
+    pub async fn metrics(&self) -> String {
+        let response = self.get("/metrics").send().await.unwrap();
+        response.text().await.unwrap()
+    }
+
     pub async fn chat(&self, body: &Value) -> Response {
         self.post("/v1/chat/completions", body)
             .send()

@@ -151,14 +151,7 @@ async fn a_second_question_about_an_image_says_what_was_kept_of_the_first() {
     // The self-test was another prompt, or shares its beginning only.
     let (prompt, again) = ask("Is the heart enlarged?").await;
     assert!(again > cached && again < prompt, "{again} of {prompt}");
-    let metrics = server
-        .get("/metrics")
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics = server.metrics().await;
     let value = |name: &str| -> f64 {
         let line = metrics
             .lines()

@@ -484,4 +484,6 @@ impl Scheduler {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
