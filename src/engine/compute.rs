@@ -14,7 +14,7 @@ use super::request::RequestError;
 use super::scheduler::Work;
 use super::sequence::Sequence;
 use crate::model::bank::NormBank;
-use crate::model::kv_cache::KvCache;
+use crate::model::kv_cache::{KvCache, KvType};
 use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
@@ -23,6 +23,7 @@ pub(super) struct Compute {
     base_row: Vec<f32>,
     bank_slots: usize,
     cache_rows: usize,
+    kv_type: KvType,
     bank: NormBank,
     /// By slot: the digest of the values that image features depend on.
     vision: Vec<Digest>,
@@ -67,7 +68,8 @@ impl Compute {
         }
         let cache_rows = config.n_blocks() * config.block_rows;
         let bank = new_bank(&*model, &base_row, config.bank_slots)?;
-        let cache = Some(new_cache(&*model, cache_rows)?);
+        let kv_type = config.kv_type;
+        let cache = Some(new_cache(&*model, cache_rows, kv_type)?);
         let vision = vec![model.sites().vision_digest(&base_row); config.bank_slots];
         Ok(Self {
             model,
@@ -75,6 +77,7 @@ impl Compute {
             base_row,
             bank_slots: config.bank_slots,
             cache_rows,
+            kv_type,
             bank,
             cache,
         })
@@ -90,7 +93,7 @@ impl Compute {
     pub fn replace_cache(&mut self) -> std::result::Result<(), EngineError> {
         // The old one goes first: there may be no memory for two.
         self.cache = None;
-        self.cache = Some(new_cache(&*self.model, self.cache_rows)?);
+        self.cache = Some(new_cache(&*self.model, self.cache_rows, self.kv_type)?);
         Ok(())
     }
 
@@ -260,9 +263,12 @@ fn new_bank(
     })
 }
 
-fn new_cache(model: &dyn MedVlm, rows: usize) -> std::result::Result<KvCache, EngineError> {
-    let shape = model.shape();
-    KvCache::new(shape.n_layers, rows, shape.kv_width, model.device()).map_err(|source| {
+fn new_cache(
+    model: &dyn MedVlm,
+    rows: usize,
+    kv_type: KvType,
+) -> std::result::Result<KvCache, EngineError> {
+    KvCache::new(model.shape(), rows, kv_type, model.device()).map_err(|source| {
         EngineError::Allocate {
             what: "KV cache",
             source,

@@ -12,7 +12,7 @@ use norma::engine::{
     RequestError, RequestImage, TokenEvent,
 };
 use norma::model::bank::NormBank;
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::step::{RowInput, Step};
 use norma::model::{MedVlm, ModelShape};
 use norma::preprocess::{PromptToken, SpecialTokens, TextTokenizer};
@@ -292,6 +292,7 @@ pub fn config() -> EngineConfig {
         max_rows_beside_answers: 12,
         max_step_images: 2,
         kv_rows: 320,
+        kv_type: KvType::F32,
         block_rows: 4,
         bank_slots: 4,
         queue_len: 100,

@@ -6,6 +6,7 @@ use anyhow::Context;
 use norma::base::{Base, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::Limits;
+use norma::model::kv_cache::KvType;
 
 /// The large parts, in bytes.
 pub struct Memory {
@@ -21,7 +22,8 @@ impl Memory {
         let engine = &limits.engine;
         Self {
             weights: base.weight_bytes(weights),
-            keys_and_values: engine.kv_rows as u64 * token_bytes(base),
+            keys_and_values: (engine.kv_rows * engine.kv_type.token_bytes(&base.outline().shape))
+                as u64,
             bank: bank_bytes(base, engine.bank_slots),
             images: engine.image_cache_bytes as u64,
         }
@@ -36,8 +38,9 @@ impl Memory {
         if !on_cpu(base) {
             return Ok(());
         }
-        memory::require("the server", self.total())
-            .context("choose narrower --weights, fewer --kv-tokens or fewer --bank-slots")
+        memory::require("the server", self.total()).context(
+            "choose narrower --weights or --kv-type, fewer --kv-tokens or fewer --bank-slots",
+        )
     }
 }
 
@@ -59,22 +62,21 @@ impl fmt::Display for Memory {
 
 /// Tokens whose keys and values half of the memory can hold that weights and bank leave; no more than the
 /// engine's own default, and never less than a thousand.
-pub fn affordable_tokens(base: &Base, weights: WeightType, bank_slots: usize) -> usize {
+pub fn affordable_tokens(
+    base: &Base,
+    (weights, kv_type): (WeightType, KvType),
+    bank_slots: usize,
+) -> usize {
     const LEAST: usize = 1024;
     let default = EngineConfig::default();
     let Some(free) = memory::available().filter(|_| on_cpu(base)) else {
         return default.kv_rows;
     };
     let taken = base.weight_bytes(weights) + bank_bytes(base, bank_slots);
-    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base);
-    let blocks = tokens as usize / default.block_rows;
+    let bytes = (free.saturating_sub(taken) / 2) as usize;
+    let tokens = bytes / kv_type.token_bytes(&base.outline().shape);
+    let blocks = tokens / default.block_rows;
     (blocks * default.block_rows).clamp(LEAST, default.kv_rows)
-}
-
-/// Keys and values of one token, f32.
-fn token_bytes(base: &Base) -> u64 {
-    let shape = base.outline().shape;
-    (shape.n_layers * shape.kv_width * 2 * size_of::<f32>()) as u64
 }
 
 fn bank_bytes(base: &Base, slots: usize) -> u64 {
