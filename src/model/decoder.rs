@@ -14,6 +14,7 @@ use super::ops::activation::{Activation, gated};
 use super::ops::attention::{Heads, attention};
 use super::ops::rope::{RopeTable, rope};
 use super::parameters::{ParameterError, Parameters};
+use super::prefix::{self, LayerPrefix};
 use super::step::{RowInput, Step, StepTensors};
 
 const PREFIX: &str = "language_model.model";
@@ -28,6 +29,7 @@ pub struct Decoder {
     norm: NormSite,
     lm_head: Linear,
     rope: RopeTable,
+    prefix_tokens: usize,
     kernels: Kernels,
 }
 
@@ -39,6 +41,7 @@ struct DecoderLayer {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    prefix: Option<LayerPrefix>,
     post_attention_layernorm: NormSite,
     gate_proj: Linear,
     up_proj: Linear,
@@ -89,12 +92,20 @@ impl Decoder {
             norm,
             lm_head,
             rope,
+            prefix_tokens: parameters.prefix_tokens(),
             kernels,
         })
     }
 
+    /// Positions that a learned prefix takes from every sequence.
+    pub fn prefix_tokens(&self) -> usize {
+        self.prefix_tokens
+    }
+
     /// Logits of the step's wanted rows, `[wanted, vocab]`.
     pub fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
+        let moved = (self.prefix_tokens > 0).then(|| prefix::behind(step, self.prefix_tokens));
+        let step = moved.as_ref().unwrap_or(step);
         let tensors = step.tensors(
             self.config.sliding_window,
             bank.n_slots(),
@@ -194,6 +205,11 @@ impl DecoderLayer {
                 attention_bias,
             )?,
             o_proj: linear("self_attn.o_proj", hidden, q_width, attention_bias)?,
+            prefix: LayerPrefix::read(
+                parameters,
+                &format!("{PREFIX}.layers.{index}.self_attn"),
+                config.kv_width(),
+            )?,
             post_attention_layernorm,
             gate_proj: linear("mlp.gate_proj", inner, hidden, mlp_bias)?,
             up_proj: linear("mlp.up_proj", inner, hidden, mlp_bias)?,
@@ -230,6 +246,10 @@ impl DecoderLayer {
         )?;
         let v = self.v_proj.forward(&h)?;
         let (k, v) = step.keys_and_values(self.index, (k, v), cache)?;
+        let (k, v) = match &self.prefix {
+            Some(prefix) => prefix.before((k, v))?,
+            None => (k, v),
+        };
         let h = attention((&q, &k, &v), self.heads, &tensors.layout, kernels)?;
         let x = (x + self.o_proj.forward(&h)?)?;
         let h = self.post_attention_layernorm.forward(&x, context)?;

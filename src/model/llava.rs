@@ -55,12 +55,14 @@ impl Llava {
         let tower = VisionTower::new(&config.vision, parameters, &mut sites)?;
         let projector = Projector::new(config, parameters)?;
         let decoder = Decoder::new(&config.decoder, parameters, &mut sites, kernels)?;
+        let mut shape = ModelShape::of(config);
+        shape.max_positions = shape.max_positions.saturating_sub(decoder.prefix_tokens());
         Ok(Self {
             tower,
             projector,
             decoder,
             sites: SiteTable::new(sites.into_sites())?,
-            shape: ModelShape::of(config),
+            shape,
             device: parameters.device().clone(),
             kernels,
         })

@@ -10,7 +10,7 @@
 //! - [`ops`]: the operations, each with its backward.
 //! - [`linear`], [`norm_site`]: the two building blocks of a layer.
 //! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
-//! - [`kv_cache`]: keys and values of running sequences.
+//! - [`kv_cache`]: keys and values of running sequences; [`prefix`]: learned ones before them.
 
 pub mod bank;
 pub mod clip;
@@ -23,6 +23,7 @@ pub mod norm_site;
 pub mod ops;
 pub mod outline;
 pub mod parameters;
+pub mod prefix;
 pub mod step;
 
 use candle_core::{Device, Result, Tensor};

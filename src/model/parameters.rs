@@ -94,6 +94,13 @@ pub trait Parameters {
         self.tensor(name, shape)
     }
 
+    /// Tokens of learned keys and values that every sequence sees before its own (prefix tuning). Each
+    /// decoder layer asks for them as the tensors `prefix_keys` and `prefix_values`, `[tokens, kv_width]`,
+    /// of its attention. The default is none.
+    fn prefix_tokens(&self) -> usize {
+        0
+    }
+
     /// What runs the linear map `name`: its weight of `shape` (`[out, ...]`, trailing dimensions are all
     /// inputs) and, with `bias`, its bias.
     fn read_linear(

@@ -7,17 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use norma::base::{Base, OpenOptions, WeightType};
 use norma::model::MedVlm;
-use norma::model::ops::Kernels;
-use norma::model::parameters::Parameters;
-use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma_adapters::format;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::eval::evaluate;
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Teacher;
+use norma_trainer::methods::trained;
+use norma_trainer::opened;
 use norma_trainer::phantom::metrics::Summary;
 use norma_trainer::phantom::score::Score;
 use norma_trainer::phantom::{Example, Split, Task, dataset};
@@ -39,7 +37,7 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
     })?;
     folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
     if arguments.test > 0 {
-        let (base, _) = open(&arguments.out)?;
+        let (base, _) = opened::to_train(&arguments.out, None)?;
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
         let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
         let teacher = Teacher::new()?;
@@ -50,8 +48,9 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
 
 /// Tunes norms, measures before and after, writes the adapter.
 pub fn tune(arguments: &Tune) -> Result<()> {
-    let recipe: AdapterRecipe = read_json(&arguments.recipe)?;
-    let (base, around) = open(&arguments.base)?;
+    let mut recipe: AdapterRecipe = read_json(&arguments.recipe)?;
+    arguments.method.apply(&mut recipe.tune)?;
+    let (base, around) = opened::to_train(&arguments.base, Some(&recipe.tune.choice()))?;
     let teacher = Teacher::new()?;
     let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
     let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
@@ -75,11 +74,14 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let (moved, trained) = tuned.moved;
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let measure = |row: &[f32]| -> Result<Summary> {
+    let measure = |base: &FrozenBase, row: &[f32]| -> Result<Summary> {
         let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
         evaluate(&base.model, norms.bank(), &teacher, &test)
     };
-    let (before, after) = (measure(&base.row)?, measure(&tuned.row)?);
+    let untouched = untouched(&arguments.base, &base)?;
+    let untouched = untouched.as_ref().unwrap_or(&base);
+    let before = measure(untouched, &base.row)?;
+    let after = measure(&base, &tuned.row)?;
     println!("before");
     print_summary(&before);
     println!("after");
@@ -97,19 +99,65 @@ pub fn tune(arguments: &Tune) -> Result<()> {
         }),
         licence: Some("Apache-2.0".into()),
     };
-    let bytes = adapter::write(&base, &around, tuned.row, card)?;
+    keep(arguments, (&base, &around), tuned.row, card)
+}
+
+/// The base as it was, to be measured beside one whose weights a run has moved; `None` where only norm
+/// values learnt.
+pub(crate) fn untouched(folder: &Path, tuned: &FrozenBase) -> Result<Option<FrozenBase>> {
+    let moved = !tuned.variables.is_empty();
+    moved
+        .then(|| Ok(opened::to_train(folder, None)?.0))
+        .transpose()
+}
+
+/// Writes an adapter, or, of a method that makes none, the trained tensors.
+pub(crate) fn keep(
+    arguments: &Tune,
+    (base, around): (&FrozenBase, &Surroundings),
+    row: Vec<f32>,
+    card: Card,
+) -> Result<()> {
+    let method = base.choice.as_ref().filter(|one| !one.method.makes_adapter());
+    let bytes = match method {
+        None => adapter::write(base, around, row, card)?,
+        Some(choice) => {
+            let header = trained::Header {
+                base_digest: base.digest,
+                choice: choice.clone(),
+                recipe: card.recipe,
+                metrics: card.metrics,
+            };
+            trained::write(base, &row, &header)?
+        }
+    };
     write(&arguments.out, &bytes)?;
     println!("{} ({} bytes)", arguments.out.display(), bytes.len());
+    if let Some(choice) = method {
+        println!(
+            "what {} learnt, for `eval --trained`; it is no adapter, the server does not take it",
+            choice.method.name()
+        );
+    }
     Ok(())
 }
 
-/// Measures a base, with an adapter or without.
-pub fn eval(arguments: &Eval) -> Result<()> {
-    let (base, _) = open_as(&arguments.base, arguments.weights)?;
+/// The base that is to be measured, with its norm row.
+pub(crate) fn measured(arguments: &Eval) -> Result<(FrozenBase, Surroundings, Vec<f32>)> {
+    if let Some(file) = &arguments.trained {
+        return opened::with_trained(&arguments.base, arguments.weights, file);
+    }
+    let (base, around) = opened::to_measure(&arguments.base, arguments.weights)?;
     let row = match &arguments.adapter {
         None => base.row.clone(),
         Some(path) => adapter_row(&base, path)?,
     };
+    Ok((base, around, row))
+}
+
+/// Measures a base, with an adapter or without.
+pub fn eval(arguments: &Eval) -> Result<()> {
+    let (base, _, row) = measured(arguments)?;
     let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
     let examples = examples(
         arguments.task,
@@ -125,38 +173,6 @@ pub fn eval(arguments: &Eval) -> Result<()> {
 /// Writes what the demo shows.
 pub fn export(arguments: &Export) -> Result<()> {
     norma_trainer::showcase::export(&arguments.out, arguments.seed, arguments.count)
-}
-
-/// Opens a base to train on: plain tensors.
-pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
-    let opened = open_folder(folder)?;
-    let base = frozen(&opened, opened.checkpoint())?;
-    Ok((base, surroundings(folder)?))
-}
-
-/// Opens a base to measure: its weights as a server holds them.
-pub(crate) fn open_as(folder: &Path, weights: WeightType) -> Result<(FrozenBase, Surroundings)> {
-    let opened = open_folder(folder)?;
-    let kernels = Kernels::for_device(opened.checkpoint().device());
-    let base = frozen(&opened, &opened.parameters(kernels, weights)?)?;
-    Ok((base, surroundings(folder)?))
-}
-
-fn open_folder(folder: &Path) -> Result<Base> {
-    Base::open(folder, &OpenOptions::default())
-        .with_context(|| format!("cannot open the base {}", folder.display()))
-}
-
-fn frozen(opened: &Base, parameters: &dyn Parameters) -> Result<FrozenBase> {
-    FrozenBase::new(opened.config(), parameters, opened.row()?, opened.digest())
-}
-
-fn surroundings(folder: &Path) -> Result<Surroundings> {
-    Ok(Surroundings {
-        preprocess: ClipPreprocess::from_folder(folder)?,
-        chat: ChatPrompt::from_folder(folder)?,
-        tokenizer: TextTokenizer::from_folder(folder, None)?,
-    })
 }
 
 /// Runs a pre-training of `steps` steps under a progress bar, or with a line every fifty steps where

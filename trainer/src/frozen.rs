@@ -1,7 +1,8 @@
 //! A frozen base as a trainer sees it: the model, its norm row, and proof that nothing else moves.
 //!
-//! In: a source of parameters. Out: the same parameters, remembered, so that their bytes in memory can
-//! be compared before and after. It must not know files.
+//! In: a source of parameters, and perhaps a method that attaches something to them. Out: the same
+//! parameters, remembered, so that their bytes in memory can be compared before and after, and the
+//! variables beside them. It must not know files.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +17,10 @@ use norma::model::ops::frozen_linear::FrozenLinear;
 use norma::model::parameters::{ParameterError, Parameters, Weight};
 use norma_adapters::{Digest, Hasher};
 
+use crate::methods::Choice;
+use crate::methods::attachments::Attachments;
+use crate::variables::NamedVar;
+
 /// A frozen base in memory.
 pub struct FrozenBase {
     /// The model over the frozen weights.
@@ -24,6 +29,12 @@ pub struct FrozenBase {
     pub row: Vec<f32>,
     /// The digest that adapters name their base by.
     pub digest: Digest,
+    /// What a method attached or took out of the frozen weights, by name; no norm values. A run moves
+    /// these in place.
+    pub variables: Vec<NamedVar>,
+    /// What the base was built for; `None` if nothing was attached.
+    pub choice: Option<Choice>,
+    n_copied: usize,
     seen: Seen,
 }
 
@@ -35,15 +46,39 @@ impl FrozenBase {
         row: Vec<f32>,
         digest: Digest,
     ) -> Result<Self> {
+        Self::build(config, parameters, (row, digest), None)
+    }
+
+    /// The same, for a method: what it trains beside norm values are variables.
+    pub fn with_method(
+        config: &LlavaConfig,
+        parameters: &dyn Parameters,
+        row: Vec<f32>,
+        digest: Digest,
+        choice: &Choice,
+    ) -> Result<Self> {
+        Self::build(config, parameters, (row, digest), Some(choice))
+    }
+
+    fn build(
+        config: &LlavaConfig,
+        parameters: &dyn Parameters,
+        (row, digest): (Vec<f32>, Digest),
+        choice: Option<&Choice>,
+    ) -> Result<Self> {
         let remembered = Remember {
             inner: parameters,
             seen: Mutex::default(),
         };
-        let model = Llava::new(
-            config,
-            &remembered,
-            Kernels::for_device(parameters.device()),
-        )?;
+        let kernels = Kernels::for_device(parameters.device());
+        let (model, (variables, n_copied)) = match choice {
+            None => (Llava::new(config, &remembered, kernels)?, (Vec::new(), 0)),
+            Some(choice) => {
+                let attachments = Attachments::new(choice, &remembered, parameters)?;
+                let model = Llava::new(config, &attachments, kernels)?;
+                (model, attachments.into_variables())
+            }
+        };
         let wanted = model.sites().row_len();
         ensure!(
             row.len() == wanted,
@@ -56,13 +91,16 @@ impl FrozenBase {
             model,
             row,
             digest,
+            variables,
+            choice: choice.cloned(),
+            n_copied,
             seen,
         })
     }
 
-    /// Values of the whole base, norms included.
+    /// Values of the whole base, norms included, what a method added left out.
     pub fn n_values(&self) -> usize {
-        self.seen.n_values + self.row.len()
+        self.seen.n_values + self.n_copied + self.row.len()
     }
 
     /// A digest over the frozen weights as they are in memory now. A linear map keeps its weight in its

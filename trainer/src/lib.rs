@@ -2,7 +2,8 @@
 //! them. It runs the model of the crate `norma`, the same forward as the server.
 //!
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
-//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
+//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values;
+//!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
@@ -12,6 +13,7 @@ pub mod augment;
 pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
+pub mod compare;
 pub mod data;
 pub mod decode;
 pub mod eval;
@@ -19,8 +21,10 @@ pub mod folder;
 pub mod frozen;
 pub mod learner;
 pub mod lesson;
+pub mod methods;
 pub mod model_card;
 pub mod optimizer;
+pub mod opened;
 pub mod order;
 pub mod phantom;
 pub mod phantom_base;

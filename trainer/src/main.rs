@@ -4,6 +4,8 @@
 //! and in [`commands`].
 
 mod commands;
+mod compare_commands;
+mod method_options;
 mod record_commands;
 
 use std::path::PathBuf;
@@ -29,10 +31,15 @@ enum Command {
     /// Trains a base from nothing, on phantom films or on a real set, and writes it as a Hugging Face
     /// folder.
     Pretrain(Pretrain),
-    /// Tunes the norms of a frozen base by a recipe and writes an adapter file.
-    Tune(Tune),
+    /// Tunes a frozen base by a recipe: its norms, which makes an adapter file, or by another method.
+    Tune(Box<Tune>),
     /// Measures a base, with an adapter or without, on held-out films or records.
     Eval(Eval),
+    /// Tunes by several methods, learning rates, seeds and shares of the data, and writes one table.
+    Compare(compare_commands::Compare),
+    /// One run of a comparison, in a process of its own.
+    #[command(hide = true)]
+    CompareJob(compare_commands::CompareJob),
     /// Writes a list of a real set's questions, for a program that asks a server.
     Questions(Questions),
     /// The phantom world.
@@ -73,6 +80,8 @@ struct Tune {
     /// The recipe, a JSON file.
     #[arg(long)]
     recipe: PathBuf,
+    #[command(flatten)]
+    method: method_options::MethodOptions,
     /// The adapter file to write.
     #[arg(long)]
     out: PathBuf,
@@ -97,6 +106,9 @@ struct Eval {
     /// An adapter file; without one the base itself is measured.
     #[arg(long)]
     adapter: Option<PathBuf>,
+    /// What a method other than `layernorm` learnt, as `tune` wrote it.
+    #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
+    trained: Option<PathBuf>,
     /// What is asked.
     #[arg(long, value_parser = word::<Task>, default_value = "pretrain")]
     task: Task,
@@ -200,6 +212,8 @@ fn main() -> ExitCode {
             None => commands::eval(&arguments),
             Some(source) => record_commands::eval(&arguments, source),
         },
+        Command::Compare(arguments) => compare_commands::compare(&arguments),
+        Command::CompareJob(arguments) => compare_commands::job(&arguments),
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
         Command::Phantom(Phantom::Export(arguments)) => commands::export(&arguments),
     };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use norma::model::MedVlm;
 use norma_adapters::manifest::Task;
-use norma_trainer::adapter::{self, Card, Surroundings};
+use norma_trainer::adapter::{Card, Surroundings};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
 use norma_trainer::data::source::Source;
@@ -16,6 +16,7 @@ use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Lesson;
 use norma_trainer::model_card;
+use norma_trainer::opened;
 use norma_trainer::pretrain::learn;
 use norma_trainer::records::base::{RecordRecipe, config, processor_values, surroundings};
 use norma_trainer::records::by_image;
@@ -26,7 +27,7 @@ use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
 use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
-use crate::commands::{adapter_row, bar, open, open_as, read_json, watched, write};
+use crate::commands::{bar, keep, measured, read_json, untouched, watched, write};
 use crate::{Eval, Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
@@ -54,7 +55,7 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     })?;
     folder::write(&base, beside, arguments.storage, &arguments.out)?;
 
-    let (base, around) = open(&arguments.out)?;
+    let (base, around) = opened::to_train(&arguments.out, None)?;
     println!(
         "{} values, {} of them in norms",
         base.n_values(),
@@ -81,7 +82,8 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
 /// Tunes norms on a set's training part less a fold, measures the fold before and after, writes the
 /// adapter.
 pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
-    let recipe: TuneRecipe = read_json(&arguments.recipe)?;
+    let mut recipe: TuneRecipe = read_json(&arguments.recipe)?;
+    arguments.method.apply(&mut recipe)?;
     let fold = arguments
         .held
         .fold()?
@@ -92,7 +94,7 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
         !train.is_empty() && !held_out.is_empty(),
         "{source} is too small for these folds"
     );
-    let (base, around) = open(&arguments.base)?;
+    let (base, around) = opened::to_train(&arguments.base, Some(&recipe.choice()))?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let images = by_image(train.iter().copied());
     println!(
@@ -128,10 +130,11 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     let (moved, trained) = tuned.moved;
     let seconds = start.elapsed().as_secs_f64();
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let measure = |row: &[f32], look| marks(&base, &around, row, &held_out, look);
-    let before = measure(&base.row, Look::Picture)?;
-    let after = measure(&tuned.row, Look::Picture)?;
-    let blank = measure(&tuned.row, Look::Blank)?;
+    let untouched = untouched(&arguments.base, &base)?;
+    let untouched = untouched.as_ref().unwrap_or(&base);
+    let before = marks(untouched, &around, &base.row, &held_out, Look::Picture)?;
+    let measure = |look| marks(&base, &around, &tuned.row, &held_out, look);
+    let (after, blank) = (measure(Look::Picture)?, measure(Look::Blank)?);
     println!("before: {before}\n after: {after}\n blank: {blank}");
     let card = Card {
         task: Task::Vqa,
@@ -149,19 +152,12 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
         }),
         licence: None,
     };
-    let bytes = adapter::write(&base, &around, tuned.row, card)?;
-    write(&arguments.out, &bytes)?;
-    println!("{} ({} bytes)", arguments.out.display(), bytes.len());
-    Ok(())
+    keep(arguments, (&base, &around), tuned.row, card)
 }
 
 /// Measures a base, with an adapter or without, with the pictures and without.
 pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
-    let (base, around) = open_as(&arguments.base, arguments.weights)?;
-    let row = match &arguments.adapter {
-        None => base.row.clone(),
-        Some(path) => adapter_row(&base, path)?,
-    };
+    let (base, around, row) = measured(arguments)?;
     let set = read(source)?;
     let records = arguments.held.of(&set, arguments.part.into())?;
     for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {

@@ -1,18 +1,22 @@
-//! LayerNorm tuning: the norm values of a frozen base learn a task, nothing else moves.
+//! Tuning: what a method trains of a frozen base learns a task, nothing else moves.
 //!
-//! In: a frozen base, lessons, a recipe. Out: the tuned norm values and the losses on the way. A run
-//! that would train nothing, or whose frozen tensors changed, fails. It must not know files or text.
+//! In: a frozen base, lessons, a recipe. Out: the tuned norm values and the losses on the way; what the
+//! base has attached has moved in place. A run that would train nothing, or in which a trained tensor
+//! stood still or a frozen one changed, fails. It must not know files, text or what a method does.
 
-use anyhow::{Result, bail, ensure};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use norma::model::MedVlm;
-use norma_adapters::{Part, Scope};
+use norma_adapters::{Digest, Part, Scope};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Packed, pack};
 use crate::frozen::FrozenBase;
 use crate::learner::{Shards, answer_loss};
 use crate::lesson::{Lesson, pixels};
+use crate::methods::{Choice, Method, part_of};
 use crate::optimizer::{AdamConfig, AdamW, Group, Schedule, clip};
 use crate::order::Order;
 use crate::variables::{NamedVar, NormVariables};
@@ -23,8 +27,11 @@ use crate::variables::{NamedVar, NormVariables};
 pub struct TuneRecipe {
     /// Seed of the order of lessons.
     pub seed: u64,
-    /// Which norms learn.
+    /// Which part of the base may learn.
     pub scope: Scope,
+    /// What learns there; norm values if nothing is said.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub method: Method,
     /// Images a step.
     pub images: usize,
     /// Shards that a step's images are dealt to.
@@ -37,14 +44,30 @@ pub struct TuneRecipe {
     pub clip: f64,
 }
 
+fn is_default(method: &Method) -> bool {
+    *method == Method::default()
+}
+
+impl TuneRecipe {
+    /// What learns.
+    pub fn choice(&self) -> Choice {
+        Choice {
+            method: self.method.clone(),
+            scope: self.scope,
+            seed: self.seed,
+        }
+    }
+}
+
 /// A run under way: the variables, the optimiser, and features that do not change.
 pub struct Tuner<'a> {
     base: &'a FrozenBase,
     norms: NormVariables,
     optimizer: AdamW,
     variables: Vec<NamedVar>,
+    /// Of the variables before the first step.
+    start: Vec<Digest>,
     shards: Shards,
-    scope: Scope,
 }
 
 /// What a shard works on.
@@ -67,19 +90,29 @@ pub struct Prepared<'l> {
 }
 
 impl<'a> Tuner<'a> {
-    /// Variables at the base's own values.
+    /// Norm values as they are in the base; attached variables as they are. The base must have been
+    /// built for the choice.
     pub fn new(
         base: &'a FrozenBase,
-        scope: Scope,
+        choice: &Choice,
         adam: AdamConfig,
         shards: usize,
     ) -> Result<Self> {
+        let built_for = base.choice.as_ref().is_none_or(|one| one == choice);
+        ensure!(
+            built_for && (base.choice.is_some() || choice.method.makes_adapter()),
+            "the base was not built for {} in scope `{}`",
+            choice.method.name(),
+            choice.scope
+        );
         let (model, sites) = (&base.model, base.model.sites());
-        let norms = NormVariables::new(sites, &base.row, Some(scope), model.device())?;
-        let variables = norms.all().to_vec();
+        let norms = NormVariables::choose(sites, &base.row, choice.norm_rule()?, model.device())?;
+        let mut variables = base.variables.clone();
+        variables.extend(norms.all().iter().cloned());
         if variables.is_empty() {
-            bail!("the base has no norm in scope `{scope}`: nothing would be trained");
+            return Err(choice.nothing().into());
         }
+        let start = digests(&variables)?;
         // Gains decay towards 0, not towards the base; so they do not decay.
         let group = Group {
             rate_scale: 1.0,
@@ -91,8 +124,8 @@ impl<'a> Tuner<'a> {
             norms,
             optimizer,
             variables,
+            start,
             shards: Shards::new(shards)?,
-            scope,
         })
     }
 
@@ -106,7 +139,7 @@ impl<'a> Tuner<'a> {
         &self.norms
     }
 
-    /// Computes, once, the image features of lessons if no norm in them learns.
+    /// Computes, once, the image features of lessons if nothing that they depend on learns.
     pub fn prepare<'l>(&self, lessons: &'l [Lesson]) -> Result<Vec<Prepared<'l>>> {
         const TOGETHER: usize = 32;
         if self.learns_vision() {
@@ -134,10 +167,8 @@ impl<'a> Tuner<'a> {
     }
 
     fn learns_vision(&self) -> bool {
-        let sites = self.base.model.sites();
-        sites
-            .selected(self.scope)
-            .any(|site| sites.sites()[site].part != Part::Language)
+        let mut variables = self.variables.iter();
+        variables.any(|variable| part_of(&variable.name) != Part::Language)
     }
 
     /// Loss and gradients of some lessons; the loss is the mean over all their answer tokens.
@@ -177,9 +208,16 @@ impl<'a> Tuner<'a> {
         answer_loss(model, bank, &shard.packed, Some(features))
     }
 
-    /// Fails unless every value in scope gets a gradient from these lessons and no frozen tensor does.
+    /// Fails unless every variable gets a gradient from these lessons and no frozen tensor does.
     pub fn check_reach(&self, lessons: &[&Prepared]) -> Result<()> {
-        let store = self.loss(&self.shard(lessons.iter())?)?.backward()?;
+        // What starts at zero would hide what lies before it (LoRA's A behind its B): it is moved off zero
+        // for the moment of the check.
+        let moved = self.off_zero()?;
+        let store = self.loss(&self.shard(lessons.iter())?)?.backward();
+        for variable in moved {
+            variable.var.set(&variable.var.zeros_like()?)?;
+        }
+        let store = store?;
         ensure!(
             !self.base.appears_in(&store),
             "a frozen tensor got a gradient"
@@ -192,13 +230,41 @@ impl<'a> Tuner<'a> {
                 .unwrap_or(0.0);
             ensure!(
                 largest > 0.0 && largest.is_finite(),
-                "`{}` is in scope `{}` but its gradient is {largest}",
-                variable.name,
-                self.scope
+                "`{}` should learn but its gradient is {largest}",
+                variable.name
             );
         }
         Ok(())
     }
+
+    /// Moves the variables that are all zero, and returns them.
+    fn off_zero(&self) -> Result<Vec<&NamedVar>> {
+        let mut moved = Vec::new();
+        for variable in &self.variables {
+            let var = &variable.var;
+            if var.abs()?.max_all()?.to_scalar::<f32>()? > 0.0 {
+                continue;
+            }
+            let values: Vec<f32> = (0..var.elem_count())
+                .map(|i| ((i * 37 % 101) as f32 - 50.0) / 1000.0)
+                .collect();
+            var.set(&Tensor::from_vec(values, var.dims(), var.device())?)?;
+            moved.push(variable);
+        }
+        Ok(moved)
+    }
+
+    /// Fails if a variable stands where it started, or is no longer finite.
+    pub fn check_moved(&self) -> Result<()> {
+        for ((variable, start), now) in self.variables.iter().zip(&self.start).zip(digests(&self.variables)?) {
+            let name = &variable.name;
+            ensure!(now != *start, "`{name}` was trained and has not moved");
+            let sum = variable.var.abs()?.sum_all()?.to_scalar::<f32>()?;
+            ensure!(sum.is_finite(), "`{name}` is no longer finite");
+        }
+        Ok(())
+    }
+
 
     /// One step on some lessons; returns their loss before it.
     pub fn step(&mut self, lessons: &[&Prepared], rate: f64, limit: f64) -> Result<f64> {
@@ -216,6 +282,15 @@ impl<'a> Tuner<'a> {
                 .to_scalar::<f32>()?,
         ))
     }
+}
+
+/// One digest a variable: a copy of all values would double them.
+fn digests(variables: &[NamedVar]) -> candle_core::Result<Vec<Digest>> {
+    let one = |variable: &NamedVar| {
+        let values = variable.var.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Digest::of_f32(&values))
+    };
+    variables.iter().map(one).collect()
 }
 
 /// What a run tells while it goes on.
@@ -243,11 +318,15 @@ pub struct Tuned {
     pub row: Vec<f32>,
     /// Loss of each step.
     pub losses: Vec<f64>,
-    /// The values that the run moved, and all that it trained.
+    /// The values that the run moved, and all that it trained. Of what is attached to a base, tensors
+    /// are taken as a whole.
     pub moved: (usize, usize),
+    /// Seconds of each step.
+    pub seconds: Vec<f64>,
 }
 
-/// Runs a recipe on lessons.
+/// Runs a recipe on lessons. What the base has attached is moved in place, so a second run needs a base
+/// of its own.
 pub fn tune(
     base: &FrozenBase,
     lessons: &[Lesson],
@@ -262,7 +341,7 @@ pub fn tune(
         recipe.images > 0 && recipe.schedule.steps > 0,
         "a run needs images and steps"
     );
-    let mut tuner = Tuner::new(base, recipe.scope, recipe.adam, recipe.shards)?;
+    let mut tuner = Tuner::new(base, &recipe.choice(), recipe.adam, recipe.shards)?;
     report(Event::Start {
         trainable: tuner.n_trainable(),
         total: base.n_values(),
@@ -277,9 +356,12 @@ pub fn tune(
     };
     tuner.check_reach(&batch(&mut order))?;
     let mut losses = Vec::with_capacity(recipe.schedule.steps);
+    let mut seconds = Vec::with_capacity(recipe.schedule.steps);
     for step in 0..recipe.schedule.steps {
         let rate = recipe.schedule.rate(step);
+        let start = Instant::now();
         losses.push(tuner.step(&batch(&mut order), rate, recipe.clip)?);
+        seconds.push(start.elapsed().as_secs_f64());
         report(Event::Step {
             done: step + 1,
             loss: losses[step],
@@ -287,23 +369,22 @@ pub fn tune(
     }
     ensure!(
         base.weights_digest()? == before,
-        "a frozen tensor changed while the norms were tuned"
+        "a frozen tensor changed while others were tuned"
     );
+    tuner.check_moved()?;
     let sites = base.model.sites();
     let row = tuner.norms.row(sites)?;
     ensure!(
         row.iter().all(|value| value.is_finite()),
         "a norm value is no longer finite"
     );
-    let moved = row
-        .iter()
-        .zip(&base.row)
-        .filter(|(now, before)| now != before)
-        .count();
-    ensure!(moved > 0, "no norm value moved");
+    let norms_moved = (row.iter().zip(&base.row)).filter(|(now, before)| now != before);
+    let attached: usize = base.variables.iter().map(|one| one.var.elem_count()).sum();
+    let moved = norms_moved.count() + attached;
     Ok(Tuned {
         row,
         losses,
         moved: (moved, tuner.n_trainable()),
+        seconds,
     })
 }

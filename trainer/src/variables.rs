@@ -9,10 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Device, Result, Tensor, Var};
 use norma::model::bank::{NormBank, SiteValues};
 use norma::model::parameters::{ParameterError, Parameters, Weight};
-use norma_adapters::{Scope, SiteTable};
+use norma_adapters::{Scope, Site, SiteTable};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
+
+use crate::methods::Learns;
 
 /// A named variable.
 #[derive(Clone, Debug)]
@@ -136,12 +138,33 @@ fn first_values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     } else {
         fan_in(shape)
     };
+    let mut rng = stream_of(name, seed);
+    (0..count)
+        .map(|_| (deviation * gaussian(&mut rng)) as f32)
+        .collect()
+}
+
+/// The random stream of a name.
+fn stream_of(name: &str, seed: u64) -> ChaCha8Rng {
     let hash = Sha256::digest(name.as_bytes());
     let stream = u64::from_le_bytes(hash[..8].try_into().expect("a digest has 32 bytes"));
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
+    rng
+}
+
+/// `count` samples of the standard normal distribution, the same for the same name and seed.
+pub fn named_gaussian(name: &str, count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = stream_of(name, seed);
+    (0..count).map(|_| gaussian(&mut rng) as f32).collect()
+}
+
+/// `count` samples between `-bound` and `bound`, the same for the same name and seed.
+pub fn named_uniform(name: &str, count: usize, seed: u64, bound: f64) -> Vec<f32> {
+    use rand::Rng;
+    let mut rng = stream_of(name, seed);
     (0..count)
-        .map(|_| (deviation * gaussian(&mut rng)) as f32)
+        .map(|_| rng.random_range(-bound..bound) as f32)
         .collect()
 }
 
@@ -172,6 +195,23 @@ impl NormVariables {
         scope: Option<Scope>,
         device: &Device,
     ) -> Result<Self> {
+        let rule = |site: &Site| {
+            let all = scope.is_some_and(|scope| scope.selects(site.part));
+            Learns {
+                gain: all,
+                bias: all,
+            }
+        };
+        Self::choose(table, row, rule, device)
+    }
+
+    /// One slot that holds `row`; of each used site the values that `rule` names are variables.
+    pub fn choose(
+        table: &SiteTable,
+        row: &[f32],
+        rule: impl Fn(&Site) -> Learns,
+        device: &Device,
+    ) -> Result<Self> {
         let mut vars = Vec::new();
         let mut sites = Vec::with_capacity(table.sites().len());
         for (idx, site) in table.sites().iter().enumerate() {
@@ -179,8 +219,8 @@ impl NormVariables {
                 sites.push(None);
                 continue;
             }
-            let trainable = scope.is_some_and(|scope| scope.selects(site.part));
-            let mut values = |name: String, range: std::ops::Range<usize>| {
+            let learns = rule(site);
+            let mut values = |name: String, range: std::ops::Range<usize>, trainable: bool| {
                 let tensor = Tensor::new(&row[range], device)?.unsqueeze(0)?; // [1, width]
                 if !trainable {
                     return Ok(tensor);
@@ -193,15 +233,15 @@ impl NormVariables {
                 Ok::<_, candle_core::Error>(var.as_tensor().clone())
             };
             let range = table.range(idx);
-            let gain = values(site.weight_name(), range.gain)?;
+            let gain = values(site.weight_name(), range.gain, learns.gain)?;
             let bias = match (site.bias_name(), range.bias) {
-                (Some(name), Some(range)) => Some(values(name, range)?),
+                (Some(name), Some(range)) => Some(values(name, range, learns.bias)?),
                 _ => None,
             };
             sites.push(Some(SiteValues {
                 gain,
                 bias,
-                trainable,
+                trainable: learns.any(),
             }));
         }
         Ok(Self {

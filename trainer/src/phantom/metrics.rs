@@ -61,6 +61,14 @@ fn sum(tallies: impl IntoIterator<Item = Tally>) -> Tally {
         })
 }
 
+/// Twice what a report found, and that with what it said wrongly or missed: F1 over reports is the ratio of
+/// their sums.
+pub fn report_counts(text: &str, scene: &Scene, depth: Depth) -> (u32, u32) {
+    let sum = tally(&parse(text), &scene.findings, depth);
+    let twice = 2 * sum.both as u32;
+    (twice, twice + (sum.said + sum.missed) as u32)
+}
+
 /// Micro-averaged F1; 1 where nothing was said and nothing was true.
 fn f1(sum: Tally) -> f64 {
     let whole = 2 * sum.both + sum.said + sum.missed;

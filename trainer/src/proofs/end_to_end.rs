@@ -17,6 +17,7 @@ use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::learner::answer_loss;
 use crate::lesson::{Lesson, Teacher, pixels};
+use crate::methods::Method;
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::phantom::draw::SIDE;
 use crate::phantom::tokenizer::EOS;
@@ -238,6 +239,7 @@ fn a_tuned_adapter_reads_back_and_repeats_to_the_byte() {
     let recipe = TuneRecipe {
         seed: 2,
         scope: Scope::All,
+        method: Method::default(),
         images: 4,
         shards: 2,
         schedule: schedule(6),

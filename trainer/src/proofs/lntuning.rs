@@ -12,13 +12,14 @@ use serde::Deserialize;
 use crate::batch::Dialogue;
 use crate::frozen::FrozenBase;
 use crate::lesson::Lesson;
+use crate::methods::Choice;
 use crate::optimizer::AdamConfig;
 use crate::tune::{Prepared, Tuner};
 
 #[derive(Deserialize)]
-struct Expected {
+pub(super) struct Expected {
     examples: Vec<Recorded>,
-    batches: Vec<Vec<usize>>,
+    pub(super) batches: Vec<Vec<usize>>,
     losses: Vec<f64>,
     final_losses: Vec<f64>,
     trained_tensors: Vec<String>,
@@ -36,13 +37,13 @@ const IMAGE_TOKEN: u32 = 299;
 const RATE: f64 = 1e-2;
 const NO_LIMIT: f64 = f64::INFINITY;
 
-fn golden(path: &str) -> PathBuf {
+pub(super) fn golden(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/golden")
         .join(path)
 }
 
-fn expected() -> Expected {
+pub(super) fn expected() -> Expected {
     serde_json::from_slice(&std::fs::read(golden("lntuning/expected.json")).unwrap()).unwrap()
 }
 
@@ -64,7 +65,7 @@ fn base() -> FrozenBase {
 }
 
 /// The examples, with the pixels that the reference's processor made.
-fn lessons(expected: &Expected) -> Vec<Lesson> {
+pub(super) fn lessons(expected: &Expected) -> Vec<Lesson> {
     let tensors = golden("llava/llama_a.safetensors");
     let tensors = candle_core::safetensors::load(tensors, &Device::Cpu).unwrap();
     let lesson = |one: &Recorded| {
@@ -86,10 +87,10 @@ fn lessons(expected: &Expected) -> Vec<Lesson> {
 }
 
 fn tuner(base: &FrozenBase, scope: Scope) -> Tuner<'_> {
-    Tuner::new(base, scope, AdamConfig::default(), 1).unwrap()
+    Tuner::new(base, &Choice::layernorm(scope), AdamConfig::default(), 1).unwrap()
 }
 
-fn relative(got: f64, want: f64) -> f64 {
+pub(super) fn relative(got: f64, want: f64) -> f64 {
     (got - want).abs() / want.abs()
 }
 
@@ -180,7 +181,8 @@ fn scopes_train_their_part_and_no_scope_trains_nothing() {
         (5 * 32, 5 * 64)
     );
     assert_eq!(count(Scope::All), base.model.sites().row_len());
-    let error = Tuner::new(&base, Scope::Projector, AdamConfig::default(), 1)
+    let nowhere = Choice::layernorm(Scope::Projector);
+    let error = Tuner::new(&base, &nowhere, AdamConfig::default(), 1)
         .err()
         .unwrap();
     assert!(

@@ -24,6 +24,7 @@ use crate::data::{Record, Split, slake};
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::lesson::Lesson;
+use crate::methods::Method;
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::pretrain::{Curriculum, Pretrained, learn};
 use crate::tune::{TuneRecipe, tune};
@@ -186,6 +187,7 @@ fn a_base_learns_a_set_and_an_adapter_turns_most_answers_round() {
     let tuning = TuneRecipe {
         seed: 1,
         scope: Scope::All,
+        method: Method::default(),
         images: 8,
         shards: 1,
         schedule: Schedule {
