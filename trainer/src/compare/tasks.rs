@@ -133,7 +133,7 @@ impl Opened<'_> {
                 let images = by_image(task.train(records)?);
                 let kept = first_share(&images, share, |(path, _)| path.display().to_string());
                 kept.into_iter()
-                    .map(|(path, records)| teacher.lesson(path, records, Look::Picture))
+                    .map(|(path, records)| teacher.lesson(path, &records, Look::Picture))
                     .collect::<Result<_>>()?
             }
         };

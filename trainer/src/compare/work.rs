@@ -10,7 +10,7 @@ use norma::base::WeightType;
 use serde_json::Value;
 
 use super::job::{Job, MeasureJob, Measured, Outcome, TrainJob, Trained};
-use super::statistics::primary;
+use super::statistics::{Measure, primary};
 use super::tasks::{Part, TaskSpec};
 use crate::methods::trained::{self, Header};
 use crate::opened;
@@ -93,17 +93,16 @@ impl Workplace {
                 (base, around, row)
             }
         };
-        let of = |task: &TaskSpec| {
-            task.open(&around, &base)?
-                .measure(&base, &row, Part::Test)
+        let of = |task: &TaskSpec| -> Result<Vec<Measure>> {
+            let task = task.open(&around, &base)?;
+            task.measure(&base, &row, Part::Test)
         };
-        let perhaps = |task: &Option<TaskSpec>| Ok(task.as_ref().map(of).transpose()?.unwrap_or_default());
-        let found = Measured {
+        let perhaps = |task: &Option<TaskSpec>| task.as_ref().map_or(Ok(Vec::new()), of);
+        Ok(Measured {
             task: of(&job.task)?,
             zero_shot: perhaps(&job.zero_shot)?,
             base_task: perhaps(&job.base_task)?,
-        };
-        Ok::<_, anyhow::Error>(found)
+        })
     }
 }
 
