@@ -118,7 +118,10 @@ pub(crate) fn keep(
     row: Vec<f32>,
     card: Card,
 ) -> Result<()> {
-    let method = base.choice.as_ref().filter(|one| !one.method.makes_adapter());
+    let method = base
+        .choice
+        .as_ref()
+        .filter(|one| !one.method.makes_adapter());
     let bytes = match method {
         None => adapter::write(base, around, row, card)?,
         Some(choice) => {

@@ -256,7 +256,12 @@ impl<'a> Tuner<'a> {
 
     /// Fails if a variable stands where it started, or is no longer finite.
     pub fn check_moved(&self) -> Result<()> {
-        for ((variable, start), now) in self.variables.iter().zip(&self.start).zip(digests(&self.variables)?) {
+        for ((variable, start), now) in self
+            .variables
+            .iter()
+            .zip(&self.start)
+            .zip(digests(&self.variables)?)
+        {
             let name = &variable.name;
             ensure!(now != *start, "`{name}` was trained and has not moved");
             let sum = variable.var.abs()?.sum_all()?.to_scalar::<f32>()?;
@@ -264,7 +269,6 @@ impl<'a> Tuner<'a> {
         }
         Ok(())
     }
-
 
     /// One step on some lessons; returns their loss before it.
     pub fn step(&mut self, lessons: &[&Prepared], rate: f64, limit: f64) -> Result<f64> {

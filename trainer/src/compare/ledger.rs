@@ -66,13 +66,14 @@ impl Ledger {
         self.known.get(&job.key()).cloned()
     }
 
-    /// Writes a result.
-    pub fn add(&mut self, job: &Job, outcome: &Outcome) -> Result<()> {
+    /// Writes a result, and returns it as it will be read from now on: a number's text may be another
+    /// number in its last bit.
+    pub fn add(&mut self, job: &Job, outcome: Outcome) -> Result<Outcome> {
         let line = Line {
             base: self.base,
             key: job.key(),
             job: job.clone(),
-            outcome: outcome.clone(),
+            outcome,
         };
         let text = serde_json::to_string(&line)?;
         ensure!(!text.contains('\n'), "a result spans lines");
@@ -80,7 +81,8 @@ impl Ledger {
         written
             .and_then(|()| self.file.sync_data())
             .with_context(|| format!("cannot write {}", self.path.display()))?;
-        self.known.insert(line.key, line.outcome);
-        Ok(())
+        let line: Line = serde_json::from_str(&text)?;
+        self.known.insert(line.key, line.outcome.clone());
+        Ok(line.outcome)
     }
 }

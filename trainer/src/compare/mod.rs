@@ -62,8 +62,7 @@ pub fn run(
         }
         say(&one.to_string());
         let outcome = job(&one)?;
-        ledger.add(&one, &outcome)?;
-        Ok(outcome)
+        ledger.add(&one, outcome)
     };
     let measure = |trained: Option<String>| Job::Measure(MeasureJob::new(grid, trained));
     let untouched = done(measure(None))?.measured()?;

@@ -51,7 +51,13 @@ struct Scale {
 
 impl Scale {
     fn new(axis: Axis, values: impl Iterator<Item = f64>, (from, to): (f64, f64)) -> Self {
-        let measured = values.map(|value| if axis.logarithmic { value.log10() } else { value });
+        let measured = values.map(|value| {
+            if axis.logarithmic {
+                value.log10()
+            } else {
+                value
+            }
+        });
         let (mut low, mut high) = measured
             .filter(|value| value.is_finite())
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -71,7 +77,11 @@ impl Scale {
     }
 
     fn place(&self, value: f64) -> f64 {
-        let value = if self.logarithmic { value.log10() } else { value };
+        let value = if self.logarithmic {
+            value.log10()
+        } else {
+            value
+        };
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
@@ -87,7 +97,9 @@ impl Scale {
         }
         let rough = (self.high - self.low) / 5.0;
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|one| one * power >= rough);
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .into_iter()
+            .find(|one| one * power >= rough);
         let step = step.unwrap_or(10.0) * power;
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step).floor() as i64;
@@ -101,7 +113,11 @@ pub fn svg(title: &str, (x, y): (Axis, Axis), series: &[Series]) -> String {
         let of = |axis: Axis, value: f64| value.is_finite() && (!axis.logarithmic || value > 0.0);
         of(x, point.x) && of(y, point.low) && of(y, point.high)
     };
-    let points = || series.iter().flat_map(|one| one.points.iter().filter(shown));
+    let points = || {
+        series
+            .iter()
+            .flat_map(|one| one.points.iter().filter(shown))
+    };
     let (left, right) = (MARGIN.0, SIZE.0 - MARGIN.2);
     let (top, bottom) = (MARGIN.1, SIZE.1 - MARGIN.3);
     let across = Scale::new(x, points().map(|one| one.x), (left, right));

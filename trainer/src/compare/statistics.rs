@@ -134,8 +134,14 @@ mod tests {
         let found = score(&[&hits]).unwrap();
         let wilson = crate::phantom::score::proportion(300, 400);
         assert_eq!(found.value, 0.75);
-        assert!((found.low - wilson.low).abs() < 0.01, "{found:?} {wilson:?}");
-        assert!((found.high - wilson.high).abs() < 0.01, "{found:?} {wilson:?}");
+        assert!(
+            (found.low - wilson.low).abs() < 0.01,
+            "{found:?} {wilson:?}"
+        );
+        assert!(
+            (found.high - wilson.high).abs() < 0.01,
+            "{found:?} {wilson:?}"
+        );
         assert_eq!(Some(found), score(&[&hits]));
     }
 

@@ -88,9 +88,8 @@ impl Table {
             let runs: Vec<&Measured> = one.measured.iter().collect();
             let mut row = Row::of(grid, &runs, one.entry.label.clone());
             row.describe(one);
-            let same = |other: &&Compared| {
-                other.share == one.share && other.entry.method.makes_adapter()
-            };
+            let same =
+                |other: &&Compared| other.share == one.share && other.entry.method.makes_adapter();
             if let Some(reference) = comparison.compared.iter().find(same)
                 && reference.entry.label != one.entry.label
             {
@@ -124,7 +123,12 @@ impl Table {
     /// The table for people.
     pub fn markdown(&self) -> String {
         let columns = self.columns();
-        let mut head = vec!["method".to_owned(), "scope".into(), "images".into(), "rate".into()];
+        let mut head = vec![
+            "method".to_owned(),
+            "scope".into(),
+            "images".into(),
+            "rate".into(),
+        ];
         head.push("trainable".into());
         head.extend(columns.iter().map(|name| format!("{name}, %")));
         head.extend(
@@ -144,7 +148,8 @@ impl Table {
             let mut cells = vec![
                 row.label.clone(),
                 row.scope.clone(),
-                row.rate.map_or(String::new(), |_| format!("{} %", 100.0 * row.share)),
+                row.rate
+                    .map_or(String::new(), |_| format!("{} %", 100.0 * row.share)),
                 row.rate.map_or(String::new(), |rate| rate.to_string()),
                 match row.trainable {
                     0 => "0".into(),
@@ -172,10 +177,17 @@ impl Table {
     /// The same, a value a cell.
     pub fn csv(&self) -> String {
         let columns = self.columns();
-        let mut head: Vec<String> =
-            ["method", "scope", "share", "rate", "seeds", "trainable", "trainable_share"]
-                .map(String::from)
-                .into();
+        let mut head: Vec<String> = [
+            "method",
+            "scope",
+            "share",
+            "rate",
+            "seeds",
+            "trainable",
+            "trainable_share",
+        ]
+        .map(String::from)
+        .into();
         let triple = |name: &str| ["", "_low", "_high"].map(|end| format!("{name}{end}"));
         for name in &columns {
             head.extend(triple(name));
@@ -212,11 +224,16 @@ impl Table {
 
     /// Every measure of every set, a line each.
     pub fn long_csv(&self) -> String {
-        let head = ["method", "scope", "share", "set", "measure", "value", "low", "high", "images"];
+        let head = [
+            "method", "scope", "share", "set", "measure", "value", "low", "high", "images",
+        ];
         let mut text = csv_line(&head.map(String::from));
         for row in &self.rows {
             let own = row.scores.iter().map(|(name, score)| ("task", name, score));
-            let others = row.others.iter().map(|(set, name, score)| (*set, name, score));
+            let others = row
+                .others
+                .iter()
+                .map(|(set, name, score)| (*set, name, score));
             for (set, name, score) in own.chain(others) {
                 let mut cells = vec![row.label.clone(), row.scope.clone(), row.share.to_string()];
                 cells.extend([set.to_owned(), name.clone()]);
@@ -245,7 +262,9 @@ impl Row {
         let main = zero_shot.iter().find(|one| Some(&one.0) == main.as_ref());
         let main = main.map(|one| one.1);
         let named = |set, scores: Vec<(String, Score)>| {
-            scores.into_iter().map(move |(name, score)| (set, name, score))
+            scores
+                .into_iter()
+                .map(move |(name, score)| (set, name, score))
         };
         let others = named("zero-shot", zero_shot)
             .chain(named("base task", scores(BASE_TASK)))

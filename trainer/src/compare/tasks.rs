@@ -259,7 +259,14 @@ impl Counts {
 
 /// Exact match of questions, all, closed and open, and by kind; of reports, word for word and finding F1.
 fn film_measures(films: &[Example], answers: &[Vec<String>]) -> Vec<Measure> {
-    let order = ["questions", "closed", "open", "report exact", "finding F1", "finding F1 kind"];
+    let order = [
+        "questions",
+        "closed",
+        "open",
+        "report exact",
+        "finding F1",
+        "finding F1 kind",
+    ];
     let mut counts = Counts::new(films.len(), &order);
     for (image, (film, answers)) in films.iter().zip(answers).enumerate() {
         for (turn, answer) in film.turns.iter().zip(answers) {
@@ -268,9 +275,10 @@ fn film_measures(films: &[Example], answers: &[Vec<String>]) -> Vec<Measure> {
                 QuestionKind::AnyCode => {}
                 QuestionKind::Report => {
                     counts.add("report exact", image, right);
-                    for (name, depth) in
-                        [("finding F1", Depth::Full), ("finding F1 kind", Depth::Kind)]
-                    {
+                    for (name, depth) in [
+                        ("finding F1", Depth::Full),
+                        ("finding F1 kind", Depth::Kind),
+                    ] {
                         let found = report_counts(answer, &film.scene(), depth);
                         counts.add(name, image, found);
                     }
@@ -326,7 +334,11 @@ mod tests {
             // Every third film gets its neighbour's answers.
             let answers: Vec<Vec<String>> = (0..films.len())
                 .map(|at| {
-                    let said = &films[if at % 3 == 0 { (at + 1) % films.len() } else { at }];
+                    let said = &films[if at % 3 == 0 {
+                        (at + 1) % films.len()
+                    } else {
+                        at
+                    }];
                     said.turns.iter().map(|turn| turn.answer.clone()).collect()
                 })
                 .collect();

@@ -50,7 +50,9 @@ fn write_base(folder: &Path) -> Digest {
     };
     let base = pretrain(&recipe, |_| {}).unwrap();
     folder::write(&base, Beside::phantom().unwrap(), Storage::Float32, folder).unwrap();
-    Base::open(folder, &OpenOptions::default()).unwrap().digest()
+    Base::open(folder, &OpenOptions::default())
+        .unwrap()
+        .digest()
 }
 
 fn grid() -> Grid {
@@ -95,7 +97,10 @@ fn an_interrupted_grid_goes_on_and_gives_the_same_table() {
         (found, done)
     };
     let (broken, done) = once(3);
-    assert_eq!((broken.unwrap_err().to_string(), done), ("interrupted".into(), 3));
+    assert_eq!(
+        (broken.unwrap_err().to_string(), done),
+        ("interrupted".into(), 3)
+    );
     // The interruption tore the last line.
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, &text[..text.len() - 7]).unwrap();
@@ -115,7 +120,10 @@ fn an_interrupted_grid_goes_on_and_gives_the_same_table() {
 fn check(table: &Table) {
     assert_eq!(table.primary, "questions");
     let labels: Vec<&str> = table.rows.iter().map(|row| row.label.as_str()).collect();
-    assert_eq!(labels, ["base", "LN", "LoRA", "prefix", "LN", "LoRA", "prefix"]);
+    assert_eq!(
+        labels,
+        ["base", "LN", "LoRA", "prefix", "LN", "LoRA", "prefix"]
+    );
     for row in &table.rows[1..] {
         assert_eq!((row.seeds, row.scores[0].1.n), (2, 5));
         assert_eq!(row.against.is_some(), row.label != "LN");
@@ -125,13 +133,30 @@ fn check(table: &Table) {
         assert!(row.trainable_share > 0.0 && row.trainable_share < 1.0);
     }
     // Two projections of width 32 and rank 2; three tokens of keys and values.
-    assert_eq!((table.rows[2].trainable, table.rows[3].trainable), (2 * 2 * 2 * 32, 2 * 3 * 32));
+    assert_eq!(
+        (table.rows[2].trainable, table.rows[3].trainable),
+        (2 * 2 * 2 * 32, 2 * 3 * 32)
+    );
     let markdown = table.markdown();
-    assert_eq!(markdown.lines().filter(|line| line.starts_with('|')).count(), 9);
+    assert_eq!(
+        markdown
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .count(),
+        9
+    );
     let cells = |line: &str| line.split(',').count();
     let csv = table.csv();
-    assert!(csv.lines().all(|line| cells(line) == cells(csv.lines().next().unwrap())));
-    assert!(table.long_csv().lines().any(|line| line.starts_with("LoRA,language,1,base task,")));
+    assert!(
+        csv.lines()
+            .all(|line| cells(line) == cells(csv.lines().next().unwrap()))
+    );
+    assert!(
+        table
+            .long_csv()
+            .lines()
+            .any(|line| line.starts_with("LoRA,language,1,base task,"))
+    );
     let plots = plot::of_table(table);
     let names: Vec<&str> = plots.iter().map(|one| one.0).collect();
     assert_eq!(names, ["trainable.svg", "step_time.svg", "share.svg"]);
@@ -160,7 +185,10 @@ fn a_grid_that_cannot_be_is_refused_by_field() {
 
 #[test]
 fn validation_chooses_the_best_rate_and_of_equals_the_lowest() {
-    assert_eq!(best(&[(0.1, 0.5), (0.01, 0.5), (0.001, 0.4)]).unwrap(), 0.01);
+    assert_eq!(
+        best(&[(0.1, 0.5), (0.01, 0.5), (0.001, 0.4)]).unwrap(),
+        0.01
+    );
     assert_eq!(best(&[(0.1, 0.6), (0.01, 0.5)]).unwrap(), 0.1);
     assert!(best(&[]).is_err());
 }

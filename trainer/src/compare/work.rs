@@ -41,12 +41,7 @@ impl Workplace {
         self.out.join("trained").join(format!("{key}.safetensors"))
     }
 
-    fn train(
-        &self,
-        job: &TrainJob,
-        key: &str,
-        mut progress: impl FnMut(usize),
-    ) -> Result<Trained> {
+    fn train(&self, job: &TrainJob, key: &str, mut progress: impl FnMut(usize)) -> Result<Trained> {
         let choice = job.recipe.choice();
         let (base, around) = opened::to_train(&self.base, Some(&choice))?;
         let task = job.task.open(&around, &base)?;
@@ -130,7 +125,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The process's highest use of memory so far, where Linux tells it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

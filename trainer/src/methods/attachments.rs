@@ -203,7 +203,12 @@ impl LinearMap<'_> {
     }
 
     /// Values of a uniform distribution within `bound`; the same for the same seed and name.
-    pub fn uniform(&self, what: &str, shape: &[usize], bound: f64) -> Result<Tensor, ParameterError> {
+    pub fn uniform(
+        &self,
+        what: &str,
+        shape: &[usize],
+        bound: f64,
+    ) -> Result<Tensor, ParameterError> {
         let name = format!("{}.{what}", self.name);
         let values = named_uniform(&name, shape.iter().product(), self.all.choice.seed, bound);
         Tensor::from_vec(values, shape, self.all.device()).map_err(self.failed())

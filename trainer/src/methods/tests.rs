@@ -7,13 +7,18 @@ use crate::frozen::FrozenBase;
 use crate::optimizer::AdamConfig;
 use crate::tune::Tuner;
 
-fn golden() -> Base {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llava/llama_a");
-    Base::open(folder.as_ref(), &OpenOptions::default()).unwrap()
+fn golden(case: &str) -> Base {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/llava");
+    let folder = std::path::Path::new(folder).join(case);
+    Base::open(&folder, &OpenOptions::default()).unwrap()
 }
 
 fn build(choice: &Choice) -> anyhow::Result<FrozenBase> {
-    let base = golden();
+    build_on("llama_a", choice)
+}
+
+fn build_on(case: &str, choice: &Choice) -> anyhow::Result<FrozenBase> {
+    let base = golden(case);
     let (row, digest) = (base.row()?, base.digest());
     FrozenBase::with_method(base.config(), base.checkpoint(), row, digest, choice)
 }
@@ -82,21 +87,50 @@ fn a_scope_holds_for_every_method() {
 fn methods_train_what_their_names_say() {
     let all = |method| learns(&choice(method, Scope::All)).unwrap();
     assert!(all(Method::Ffn).iter().all(|name| name.contains(".mlp.")));
-    assert!(all(Method::Attention).iter().all(|name| name.contains(".self_attn.")));
+    assert!(
+        all(Method::Attention)
+            .iter()
+            .all(|name| name.contains(".self_attn."))
+    );
     assert!(all(Method::Bias).iter().all(|name| name.ends_with(".bias")));
     let base = build(&choice(Method::Full, Scope::All)).unwrap();
-    let tuner = Tuner::new(&base, base.choice.as_ref().unwrap(), AdamConfig::default(), 1);
+    let tuner = Tuner::new(
+        &base,
+        base.choice.as_ref().unwrap(),
+        AdamConfig::default(),
+        1,
+    );
     assert_eq!(tuner.unwrap().n_trainable(), base.n_values());
     let sites = Method::LayerNorm(LayerNorm {
         sites: Some(r"layers\.1\.input_layernorm$".into()),
         values: NormValues::Both,
     });
-    assert_eq!(all(sites), ["language_model.model.layers.1.input_layernorm.weight"]);
+    assert_eq!(
+        all(sites),
+        ["language_model.model.layers.1.input_layernorm.weight"]
+    );
     let biases = Method::LayerNorm(LayerNorm {
         sites: None,
         values: NormValues::Bias,
     });
-    assert!(all(biases).iter().all(|name| name.contains("norm") && name.ends_with(".bias")));
+    assert!(
+        all(biases)
+            .iter()
+            .all(|name| name.contains("norm") && name.ends_with(".bias"))
+    );
+}
+
+/// A head that is the embedding is trained once; keys are narrower than queries.
+#[test]
+fn a_tied_base_with_grouped_queries_is_trained_whole() {
+    let full = choice(Method::Full, Scope::All);
+    let base = build_on("gqa_tied", &full).unwrap();
+    let tuner = Tuner::new(&base, &full, AdamConfig::default(), 1).unwrap();
+    assert_eq!(tuner.n_trainable(), base.n_values());
+    let prefix = choice(Method::Prefix(Prefix { tokens: 3 }), Scope::All);
+    let base = build_on("gqa_tied", &prefix).unwrap();
+    let mut shapes = base.variables.iter().map(|one| one.var.dims());
+    assert!(base.variables.len() == 4 && shapes.all(|shape| shape == [3, 32]));
 }
 
 #[test]
@@ -121,7 +155,10 @@ fn what_cannot_be_is_refused_with_field_and_limit() {
         targets: "nowhere".into(),
         ..Lora::default()
     });
-    assert!(error.contains("`targets` `nowhere` matches nothing in scope `all`"), "{error}");
+    assert!(
+        error.contains("`targets` `nowhere` matches nothing in scope `all`"),
+        "{error}"
+    );
     let error = refusal(Method::Prefix(Prefix { tokens: 0 }), Scope::All);
     assert_eq!(error, "`tokens` of prefix is 0, the least is 1");
     let sites = Method::LayerNorm(LayerNorm {
@@ -192,7 +229,10 @@ fn foreign_and_damaged_files_are_refused() {
     };
     let bytes = trained::write(&base, &base.row, &header).unwrap();
     let refuse = |base: &FrozenBase, bytes: &[u8]| trained::restore(base, bytes).unwrap_err();
-    assert!(matches!(refuse(&base, &bytes[..bytes.len() - 1]), MethodError::File(_)));
+    assert!(matches!(
+        refuse(&base, &bytes[..bytes.len() - 1]),
+        MethodError::File(_)
+    ));
     let plain = build(&choice(Method::Ia3, Scope::All)).unwrap();
     assert!(matches!(refuse(&plain, &bytes), MethodError::Tensor { .. }));
     let foreign = trained::Header {
@@ -200,7 +240,16 @@ fn foreign_and_damaged_files_are_refused() {
         ..header
     };
     let bytes = trained::write(&base, &base.row, &foreign).unwrap();
-    assert!(matches!(refuse(&base, &bytes), MethodError::OtherBase { .. }));
-    let nothing = safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), None);
-    assert!(matches!(refuse(&base, &nothing.unwrap()), MethodError::Header { .. }));
+    assert!(matches!(
+        refuse(&base, &bytes),
+        MethodError::OtherBase { .. }
+    ));
+    let nothing = safetensors::serialize(
+        Vec::<(String, safetensors::tensor::TensorView)>::new(),
+        None,
+    );
+    assert!(matches!(
+        refuse(&base, &nothing.unwrap()),
+        MethodError::Header { .. }
+    ));
 }

@@ -34,7 +34,12 @@ pub struct Header {
 /// The file of a tuned base. `row`: its norm values, `[row_len]`.
 pub fn write(base: &FrozenBase, row: &[f32], header: &Header) -> anyhow::Result<Vec<u8>> {
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes = |values: &[f32]| {
+        values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
+    };
     for variable in &base.variables {
         let tensor = variable.var.as_tensor();
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;

@@ -139,7 +139,10 @@ fn check(name: &str) {
         if is_noise(tensor) {
             continue;
         }
-        for (got, want) in values.iter().zip(flat(&wanted[&format!("{name}.end.{tensor}")])) {
+        for (got, want) in values
+            .iter()
+            .zip(flat(&wanted[&format!("{name}.end.{tensor}")]))
+        {
             assert!((got - want).abs() < 1e-4, "{name}, {tensor}: {got} {want}");
         }
     }
