@@ -138,8 +138,8 @@ impl fmt::Display for Job {
                 )
             }
             Self::Measure(job) => match &job.trained {
-                None => f.write_str("measuring the base"),
-                Some(_) => f.write_str("  measuring"),
+                None => f.write_str("measured as it is"),
+                Some(key) => write!(f, "measured ({key})"),
             },
         }
     }

@@ -56,23 +56,24 @@ pub fn run(
     mut say: impl FnMut(&str),
 ) -> Result<Comparison> {
     grid.check()?;
-    let mut done = |one: Job| -> Result<Outcome> {
+    let mut done = |label: &str, one: Job| -> Result<Outcome> {
         if let Some(known) = ledger.get(&one) {
             return Ok(known);
         }
-        say(&one.to_string());
+        say(&format!("{label}: {one}"));
         let outcome = job(&one)?;
         ledger.add(&one, outcome)
     };
     let measure = |trained: Option<String>| Job::Measure(MeasureJob::new(grid, trained));
-    let untouched = done(measure(None))?.measured()?;
+    let untouched = done("base", measure(None))?.measured()?;
     let mut compared = Vec::new();
     for share in &grid.shares {
         for entry in &grid.methods {
             let train = |rate: f64, seed: u64| TrainJob::new(grid, entry, *share, (rate, seed));
+            let label = &entry.label;
             let mut tried = Vec::with_capacity(entry.rates.len());
             for rate in &entry.rates {
-                let trained = done(Job::Train(train(*rate, grid.seeds[0])))?.trained()?;
+                let trained = done(label, Job::Train(train(*rate, grid.seeds[0])))?.trained()?;
                 tried.push((*rate, trained.validation));
             }
             let rate = best(&tried)?;
@@ -80,8 +81,8 @@ pub fn run(
             for seed in &grid.seeds {
                 let one = Job::Train(train(rate, *seed));
                 let file = one.key();
-                trained.push(done(one)?.trained()?);
-                measured.push(done(measure(Some(file)))?.measured()?);
+                trained.push(done(label, one)?.trained()?);
+                measured.push(done(label, measure(Some(file)))?.measured()?);
             }
             compared.push(Compared {
                 entry: entry.clone(),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::table::Table;
+use super::table::{Row, Table};
 
 /// One axis.
 #[derive(Clone, Copy, Debug)]
@@ -213,6 +213,9 @@ fn number(value: f64) -> String {
     }
 }
 
+/// What a point's place across is taken from.
+type X = fn(&Row) -> Option<f64>;
+
 /// The plots of a table, by file name: the primary measure against trained values, against step time, and,
 /// where there are several, against the share of the data.
 pub fn of_table(table: &Table) -> Vec<(&'static str, String)> {
@@ -226,7 +229,6 @@ pub fn of_table(table: &Table) -> Vec<(&'static str, String)> {
         name,
         logarithmic: true,
     };
-    type X = fn(&super::table::Row) -> Option<f64>;
     let series = |x: X, all_shares: bool| {
         let mut series: Vec<Series> = Vec::new();
         for row in table.rows.iter().skip(1) {

@@ -80,13 +80,12 @@ impl Workplace {
     }
 
     fn measure(&self, job: &MeasureJob) -> Result<Measured> {
-        let (base, around, row) = match &job.trained {
-            Some(key) => opened::with_trained(&self.base, WeightType::F32, &self.file(key))?,
-            None => {
-                let (base, around) = opened::to_measure(&self.base, WeightType::F32)?;
-                let row = base.row.clone();
-                (base, around, row)
-            }
+        let (base, around, row) = if let Some(key) = &job.trained {
+            opened::with_trained(&self.base, WeightType::F32, &self.file(key))?
+        } else {
+            let (base, around) = opened::to_measure(&self.base, WeightType::F32)?;
+            let row = base.row.clone();
+            (base, around, row)
         };
         let of = |task: &TaskSpec| -> Result<Vec<Measure>> {
             let task = task.open(&around, &base)?;

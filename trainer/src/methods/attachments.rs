@@ -198,8 +198,8 @@ impl LinearMap<'_> {
     }
 
     /// A variable that the checkpoint has not.
-    pub fn added(&self, what: &str, first: Tensor) -> Result<Tensor, ParameterError> {
-        self.all.variable(format!("{}.{what}", self.name), &first)
+    pub fn added(&self, what: &str, first: &Tensor) -> Result<Tensor, ParameterError> {
+        self.all.variable(format!("{}.{what}", self.name), first)
     }
 
     /// Values of a uniform distribution within `bound`; the same for the same seed and name.

@@ -29,7 +29,7 @@ impl Attach for Ia3 {
         };
         Ok(Weight::Frozen(Arc::new(ScaledLinear {
             inner: map.frozen_map(map.has_bias)?,
-            factors: map.added("ia3_l", map.filled(&[width], 1.0)?)?,
+            factors: map.added("ia3_l", &map.filled(&[width], 1.0)?)?,
             side,
         })))
     }

@@ -78,8 +78,8 @@ impl Attach for LoraRule {
         let b = [map.n_out(), self.rank];
         Ok(Weight::Frozen(Arc::new(LoraLinear {
             inner: map.frozen_map(map.has_bias)?,
-            a: map.added("lora_A.weight", map.uniform("lora_A.weight", &a, bound)?)?,
-            b: map.added("lora_B.weight", map.filled(&b, 0.0)?)?,
+            a: map.added("lora_A.weight", &map.uniform("lora_A.weight", &a, bound)?)?,
+            b: map.added("lora_B.weight", &map.filled(&b, 0.0)?)?,
             scale: self.scale,
         })))
     }

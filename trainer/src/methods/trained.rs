@@ -81,23 +81,23 @@ pub fn restore(base: &FrozenBase, bytes: &[u8]) -> Result<Vec<f32>, MethodError>
     let mut left: Vec<&str> = file.names();
     let mut values = |name: &str, shape: &[usize]| -> Result<Vec<f32>, MethodError> {
         left.retain(|other| *other != name);
-        let view = file.tensor(name).map_err(|error| problem(name, error))?;
+        let view = file.tensor(name).map_err(|error| problem(name, &error))?;
         if view.shape() != shape || view.dtype() != Dtype::F32 {
             let got = format!("{:?} {:?}", view.dtype(), view.shape());
-            return Err(problem(name, format!("is {got}, wanted is F32 {shape:?}")));
+            return Err(problem(name, &format!("is {got}, wanted is F32 {shape:?}")));
         }
         let words = view.data().chunks_exact(4);
         let values: Vec<f32> = words
             .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
             .collect();
         if values.iter().any(|value| !value.is_finite()) {
-            return Err(problem(name, "holds a value that is not finite"));
+            return Err(problem(name, &"holds a value that is not finite"));
         }
         Ok(values)
     };
     for variable in &base.variables {
         let var = &variable.var;
-        let failed = |error| problem(&variable.name, error);
+        let failed = |error: candle_core::Error| problem(&variable.name, &error);
         let values = values(&variable.name, var.dims())?;
         let tensor = Tensor::from_vec(values, var.dims(), var.device()).map_err(failed)?;
         var.set(&tensor).map_err(failed)?;
@@ -109,11 +109,11 @@ pub fn restore(base: &FrozenBase, bytes: &[u8]) -> Result<Vec<f32>, MethodError>
     }
     match left.first() {
         None => Ok(row),
-        Some(name) => Err(problem(name, "is none that the method trains")),
+        Some(name) => Err(problem(name, &"is none that the method trains")),
     }
 }
 
-fn problem(name: &str, problem: impl ToString) -> MethodError {
+fn problem(name: &str, problem: &dyn std::fmt::Display) -> MethodError {
     MethodError::Tensor {
         name: name.into(),
         problem: problem.to_string(),
