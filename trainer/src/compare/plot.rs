@@ -161,6 +161,8 @@ pub fn svg(title: &str, (x, y): (Axis, Axis), series: &[Series]) -> String {
     );
     for (at, one) in series.iter().enumerate() {
         let colour = COLOURS[at % COLOURS.len()];
+        // A second round of colours has hollow circles.
+        let fill = if at < COLOURS.len() { colour } else { "white" };
         let places: Vec<(f64, &Point)> = one
             .points
             .iter()
@@ -173,7 +175,7 @@ pub fn svg(title: &str, (x, y): (Axis, Axis), series: &[Series]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "<g stroke=\"{colour}\" fill=\"{colour}\"><polyline points=\"{}\" fill=\"none\"/>",
+            "<g stroke=\"{colour}\" fill=\"{fill}\"><polyline points=\"{}\" fill=\"none\"/>",
             joined.join(" ")
         );
         for (x, point) in places {
@@ -188,7 +190,7 @@ pub fn svg(title: &str, (x, y): (Axis, Axis), series: &[Series]) -> String {
         let line = top + 10.0 + 18.0 * at as f64;
         let _ = writeln!(
             text,
-            "</g><circle cx=\"{}\" cy=\"{line}\" r=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"{}\">{}</text>",
+            "</g><circle cx=\"{}\" cy=\"{line}\" r=\"4\" stroke=\"{colour}\" fill=\"{fill}\"/><text x=\"{}\" y=\"{}\">{}</text>",
             right + 16.0,
             right + 26.0,
             line + 4.0,

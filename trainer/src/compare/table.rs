@@ -169,7 +169,7 @@ impl Table {
         let seeds = self.rows.iter().map(|row| row.seeds).max().unwrap_or(1);
         let _ = write!(
             text,
-            "\nMeans over {seeds} seeds with 95 % intervals of a bootstrap over images; differences are paired by image.\n"
+            "\nMeans over {seeds} seed(s) with 95 % intervals of a bootstrap over images; differences are paired by image.\n"
         );
         text
     }

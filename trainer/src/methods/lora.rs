@@ -98,9 +98,9 @@ struct LoraLinear {
 
 impl FrozenLinear for LoraLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let low = trained_linear(x, &self.a, None)?; // [rows, rank]
-        let path = (trained_linear(&low, &self.b, None)? * self.scale)?; // [rows, out]
-        self.inner.forward(x)? + path
+        // Multiplied where rows are narrow: backward keeps every tensor.
+        let low = (trained_linear(x, &self.a, None)? * self.scale)?; // [rows, rank]
+        self.inner.forward(x)? + trained_linear(&low, &self.b, None)?
     }
 
     fn bytes(&self) -> usize {
