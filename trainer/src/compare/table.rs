@@ -114,7 +114,7 @@ impl Table {
     }
 
     /// The names of the task's measures, kinds left out.
-    fn columns(&self) -> Vec<&str> {
+    pub fn columns(&self) -> Vec<&str> {
         let first = self.rows.first().map(|row| row.scores.as_slice());
         let names = first.unwrap_or_default().iter().map(|one| one.0.as_str());
         names.filter(|name| !name.starts_with(KIND)).collect()

@@ -7,13 +7,16 @@ use norma_adapters::Digest;
 use serde_json::json;
 
 use super::table::Table;
+use super::tasks::{Part, TaskSpec};
 use super::work::Workplace;
 use super::*;
 use crate::folder::{self, Beside, Storage};
 use crate::optimizer::{AdamConfig, Schedule};
+use crate::phantom::score::Score;
 use crate::phantom::turns::Mix;
 use crate::phantom_base::Sizes;
 use crate::pretrain::{PretrainRecipe, pretrain};
+use crate::records::proofs as records;
 
 /// A base that has learnt next to nothing.
 fn write_base(folder: &Path) -> Digest {
@@ -160,6 +163,51 @@ fn check(table: &Table) {
     let plots = plot::of_table(table);
     let names: Vec<&str> = plots.iter().map(|one| one.0).collect();
     assert_eq!(names, ["trainable.svg", "step_time.svg", "share.svg"]);
+}
+
+/// Rates are chosen on one fold of images, measured is another, and neither is learnt from.
+#[test]
+fn a_real_set_is_compared_on_folds_that_nothing_learnt_from() {
+    let (set, out) = (records::set(), tempfile::tempdir().unwrap());
+    let base = out.path().join("base");
+    let (trained, beside) = records::train(set.path(), &records::recipe(2));
+    folder::write(&trained, beside, Storage::Float32, &base).unwrap();
+    let digest = Base::open(&base, &OpenOptions::default()).unwrap().digest();
+    let set = format!("slake:{}", set.path().display());
+    let mut grid = grid();
+    let task = |test: serde_json::Value| -> TaskSpec {
+        let task = json!({ "set": set, "folds": 4, "validation": { "fold": 1 }, "test": test });
+        serde_json::from_value(json!({ "records": task })).unwrap()
+    };
+    grid.task = task(json!({ "fold": 0 }));
+    grid.zero_shot = Some(task(json!("validation")));
+    grid.base_task = None;
+    grid.methods.truncate(2);
+    (grid.seeds, grid.shares) = (vec![1], vec![1.0]);
+    let place = Workplace {
+        base: base.clone(),
+        out: out.path().into(),
+    };
+    let mut ledger = Ledger::open(&out.path().join("results.jsonl"), digest).unwrap();
+    let found = run(&grid, &mut ledger, |job| place.work(job, |_| {}), |_| {}).unwrap();
+    let table = Table::new(&grid, &found).unwrap();
+    let images = |scores: &[(String, Score)]| scores[0].1.n;
+    let tested = images(&table.rows[1].scores);
+    assert_eq!(table.rows[1].zero_shot.unwrap().n, 8);
+    assert_eq!(
+        (table.columns(), table.rows.len()),
+        (vec!["questions", "closed", "open"], 3)
+    );
+
+    let (opened, around) = crate::opened::to_train(&base, None).unwrap();
+    let task = grid.task.open(&around, &opened).unwrap();
+    let validation = task
+        .measure(&opened, &opened.row, Part::Validation)
+        .unwrap();
+    let learnt = task.lessons(1.0).unwrap().len();
+    assert_eq!(tested + validation[0].units.len() + learnt, 16);
+    assert!(tested > 0 && learnt > 0);
+    assert_eq!(task.lessons(0.5).unwrap().len(), learnt.div_ceil(2));
 }
 
 #[test]

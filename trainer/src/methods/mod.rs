@@ -2,8 +2,8 @@
 //! method's name and options. Out: what each parameter of a base becomes. It must not know lessons,
 //! losses or files.
 //!
-//! One file a method: [`layernorm`], [`linear_parts`] (FFN, attention and full tuning), [`bias`],
-//! [`lora`], [`ia3`], [`prefix`]. [`attachments`] stands between a checkpoint and the model and does what
+//! One file a method: [`layernorm`], `linear_parts` (FFN, attention and full tuning), `bias`, `lora`,
+//! `ia3`, `prefix`. [`attachments`] stands between a checkpoint and the model and does what
 //! the method says; [`trained`] is the file of what was learnt. Everything that a method does not name
 //! stays frozen: no gradient, no optimiser state, no product for a weight's gradient.
 //!

@@ -33,7 +33,7 @@ pub fn by_image<'a>(
 }
 
 #[cfg(test)]
-mod proofs;
+pub(crate) mod proofs;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -30,7 +30,7 @@ use crate::pretrain::{Curriculum, Pretrained, learn};
 use crate::tune::{TuneRecipe, tune};
 use crate::variables::NormVariables;
 
-fn recipe(steps: usize) -> RecordRecipe {
+pub(crate) fn recipe(steps: usize) -> RecordRecipe {
     RecordRecipe {
         seed: 1,
         sizes: RecordSizes {
@@ -71,7 +71,7 @@ const SIDE: &str = "Which side is bright?";
 const HEIGHT: &str = "Is the upper half bright?";
 
 /// A set in SLAKE's layout: pictures with one bright corner, and where it is.
-fn set() -> TempDir {
+pub(crate) fn set() -> TempDir {
     let folder = TempDir::new().unwrap();
     let mut rows: Vec<Vec<Value>> = vec![Vec::new(), Vec::new()];
     for number in 0..24u32 {
@@ -102,7 +102,7 @@ fn set() -> TempDir {
     folder
 }
 
-fn train(folder: &Path, recipe: &RecordRecipe) -> (Pretrained, Beside) {
+pub(crate) fn train(folder: &Path, recipe: &RecordRecipe) -> (Pretrained, Beside) {
     let set = slake::read(folder, "en").unwrap();
     let records: Vec<&Record> = set.split(Split::Train).collect();
     let texts = records
