@@ -19,7 +19,8 @@ use crate::model::ops::frozen_linear::{Packed, PackedWeight, Paired};
 pub enum WeightType {
     /// Exactly what the checkpoint holds.
     F32,
-    /// Rounded to bf16. Exact for a checkpoint in bf16.
+    /// Rounded to bf16. Exact for a checkpoint in bf16. A device also rounds the rows before and behind each map
+    /// to bf16; sums are in f32.
     Bf16,
     /// Rounded to bf16, as are the rows that they multiply; sums are in f32. Only for processors with
     /// AVX512_BF16, which multiply bf16 twice as fast as f32. Rounding rows costs accuracy also where the
@@ -127,6 +128,7 @@ impl WeightType {
                 let dtype = blocks.dtype();
                 n_out * n_in / dtype.block_size() * dtype.type_size()
             }
+            (Self::Bf16, Kernels::Composed) => n_out * n_in * 2,
             (_, Kernels::Composed) => n_out * n_in * 4,
             (Self::F32, Kernels::Fused) => Packed::<f32>::bytes_of(n_out, n_in),
             (Self::Bf16, Kernels::Fused) => Packed::<bf16>::bytes_of(n_out, n_in),
@@ -142,7 +144,7 @@ impl WeightType {
 
     /// Whether the type is one of our own kernels', which other devices do not have.
     pub fn needs_fused_kernels(self) -> bool {
-        matches!(self, Self::Bf16 | Self::Bf16Dot | Self::Int8)
+        matches!(self, Self::Bf16Dot | Self::Int8)
     }
 
     /// Whether this machine's processor has the instructions that our own kernels need for the type.

@@ -14,7 +14,7 @@ use super::request::RequestError;
 use super::scheduler::Work;
 use super::sequence::Sequence;
 use crate::model::bank::NormBank;
-use crate::model::kv_cache::KvCache;
+use crate::model::key_values::{KeyValues, cache_of};
 use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
@@ -27,7 +27,7 @@ pub(super) struct Compute {
     /// By slot: the digest of the values that image features depend on.
     vision: Vec<Digest>,
     /// `None` only while it is being replaced.
-    cache: Option<KvCache>,
+    cache: Option<Box<dyn KeyValues>>,
 }
 
 /// What became of a run for several sequences.
@@ -178,7 +178,7 @@ impl Compute {
         let batch = batch::build(works)?;
         let logits = self
             .model
-            .forward(&batch.step, &self.bank, self.cache.as_ref())?;
+            .forward(&batch.step, &self.bank, self.cache.as_deref())?;
         let wanted = (batch.step.logits_rows.len(), shape.vocab_size);
         if logits.dims2()? != wanted {
             bail!(
@@ -260,12 +260,12 @@ fn new_bank(
     })
 }
 
-fn new_cache(model: &dyn MedVlm, rows: usize) -> std::result::Result<KvCache, EngineError> {
-    let shape = model.shape();
-    KvCache::new(shape.n_layers, rows, shape.kv_width, model.device()).map_err(|source| {
-        EngineError::Allocate {
-            what: "KV cache",
-            source,
-        }
+fn new_cache(
+    model: &dyn MedVlm,
+    rows: usize,
+) -> std::result::Result<Box<dyn KeyValues>, EngineError> {
+    cache_of(model, rows).map_err(|source| EngineError::Allocate {
+        what: "KV cache",
+        source,
     })
 }

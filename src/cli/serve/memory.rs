@@ -1,11 +1,14 @@
-//! What a server takes of the machine's memory, before it takes it.
+//! What a server takes of its device's memory, before it takes it.
 
 use std::fmt;
 
 use anyhow::Context;
+use candle_core::{DType, Device};
 use norma::base::{Base, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::Limits;
+use norma::model::key_values;
+use norma::model::parameters::Parameters;
 
 /// The large parts, in bytes.
 pub struct Memory {
@@ -13,6 +16,7 @@ pub struct Memory {
     keys_and_values: u64,
     bank: u64,
     images: u64,
+    free: Option<u64>,
 }
 
 impl Memory {
@@ -21,9 +25,10 @@ impl Memory {
         let engine = &limits.engine;
         Self {
             weights: base.weight_bytes(weights),
-            keys_and_values: engine.kv_rows as u64 * token_bytes(base),
+            keys_and_values: engine.kv_rows as u64 * token_bytes(base, weights),
             bank: bank_bytes(base, engine.bank_slots),
             images: engine.image_cache_bytes as u64,
+            free: memory::available_on(device(base)),
         }
     }
 
@@ -31,12 +36,9 @@ impl Memory {
         self.weights + self.keys_and_values + self.bank + self.images
     }
 
-    /// Refuses what the machine cannot hold. What lies on another device is that device's affair.
+    /// Refuses what the device cannot hold.
     pub fn require(&self, base: &Base) -> anyhow::Result<()> {
-        if !on_cpu(base) {
-            return Ok(());
-        }
-        memory::require("the server", self.total())
+        memory::require("the server", self.total(), device(base))
             .context("choose narrower --weights, fewer --kv-tokens or fewer --bank-slots")
     }
 }
@@ -52,7 +54,7 @@ impl fmt::Display for Memory {
             megabytes(self.bank),
             megabytes(self.images),
             megabytes(self.total()),
-            memory::available().map_or_else(|| "unknown".to_owned(), megabytes),
+            self.free.map_or_else(|| "unknown".to_owned(), megabytes),
         )
     }
 }
@@ -62,26 +64,29 @@ impl fmt::Display for Memory {
 pub fn affordable_tokens(base: &Base, weights: WeightType, bank_slots: usize) -> usize {
     const LEAST: usize = 1024;
     let default = EngineConfig::default();
-    let Some(free) = memory::available().filter(|_| on_cpu(base)) else {
+    let Some(free) = memory::available_on(device(base)) else {
         return default.kv_rows;
     };
     let taken = base.weight_bytes(weights) + bank_bytes(base, bank_slots);
-    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base);
+    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base, weights);
     let blocks = tokens as usize / default.block_rows;
     (blocks * default.block_rows).clamp(LEAST, default.kv_rows)
 }
 
-/// Keys and values of one token, f32.
-fn token_bytes(base: &Base) -> u64 {
-    let shape = base.outline().shape;
-    (shape.n_layers * shape.kv_width * 2 * size_of::<f32>()) as u64
+/// Keys and values of one token: f32 on the CPU, as they are computed elsewhere.
+fn token_bytes(base: &Base, weights: WeightType) -> u64 {
+    let activations = match device(base) {
+        Device::Cpu => DType::F32,
+        _ if weights == WeightType::Bf16 => DType::BF16,
+        _ => DType::F32,
+    };
+    key_values::token_bytes(&base.outline().shape, activations) as u64
 }
 
 fn bank_bytes(base: &Base, slots: usize) -> u64 {
     (slots * base.outline().sites.row_len() * size_of::<f32>()) as u64
 }
 
-fn on_cpu(base: &Base) -> bool {
-    use norma::model::parameters::Parameters;
-    base.checkpoint().device().is_cpu()
+fn device(base: &Base) -> &Device {
+    base.checkpoint().device()
 }

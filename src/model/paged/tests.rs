@@ -1,0 +1,160 @@
+//! Pages against rows: whatever the mix of segments, both caches give the same attention.
+
+use super::*;
+use crate::model::key_values;
+use crate::model::kv_cache::KvCache;
+use crate::model::ops::Kernels;
+use crate::model::ops::attention::{AttentionLayout, Mask, Segment};
+use crate::model::step::Step;
+
+const LAYERS: usize = 2;
+const ROWS: usize = 160;
+
+fn shape(n_kv_heads: usize, head_dim: usize) -> ModelShape {
+    ModelShape {
+        vocab_size: 3,
+        max_positions: ROWS,
+        image_size: 1,
+        image_tokens: 1,
+        tower_rows: 1,
+        tower_layers: 1,
+        n_layers: LAYERS,
+        kv_width: n_kv_heads * head_dim,
+        head_dim,
+    }
+}
+
+/// Fixed numbers that look random.
+fn values(rows: usize, width: usize, seed: usize) -> Tensor {
+    let value = |i: usize| (((i * 7919 + seed * 104_729) % 2003) as f32 * 0.61).sin();
+    let values: Vec<f32> = (0..rows * width).map(value).collect();
+    Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+}
+
+/// Steps of four sequences: one prefilled in two chunks and then answering, one in pages out of order, one in
+/// rows that fill no pages, and one of a single row.
+fn steps() -> Vec<Vec<Segment>> {
+    let segment = |rows: std::ops::Range<usize>, keys: &[std::ops::Range<usize>]| Segment {
+        rows,
+        keys: keys.to_vec(),
+    };
+    let (a, b) = (48..64, 16..32);
+    vec![
+        vec![
+            segment(0..10, &[0..10]),
+            segment(10..30, &[a.clone(), 16..20]),
+            segment(30..37, &[70..77]),
+        ],
+        vec![
+            segment(0..1, &[96..97]),
+            segment(1..6, &[0..15]),
+            segment(6..7, &[a.clone(), 16..21]),
+            segment(7..8, &[70..78]),
+        ],
+        vec![
+            segment(0..1, &[70..79]),
+            segment(1..2, &[a.clone(), 16..22]),
+            segment(2..3, &[0..16]),
+            segment(3..14, &[a, b, 144..145]),
+        ],
+    ]
+}
+
+fn step_of(segments: &[Segment]) -> Step {
+    // A segment's own rows are the last that it sees.
+    let new = |segment: &Segment| {
+        let keys: Vec<u32> = segment
+            .keys
+            .iter()
+            .cloned()
+            .flatten()
+            .map(|row| row as u32)
+            .collect();
+        keys[keys.len() - segment.rows.len()..].to_vec()
+    };
+    Step {
+        cache_rows: Some(segments.iter().flat_map(new).collect()),
+        segments: segments.to_vec(),
+        ..Step::default()
+    }
+}
+
+/// The largest difference between the two caches' results.
+fn difference(heads: Heads, window: Option<usize>, dtype: DType) -> f32 {
+    let shape = shape(heads.n_kv_heads, heads.head_dim);
+    let rows = KvCache::new(LAYERS, ROWS, shape.kv_width, &Device::Cpu).unwrap();
+    let pages = PagedCache::new(&shape, ROWS, dtype, &Device::Cpu).unwrap();
+    let mut largest = 0f32;
+    for (seed, segments) in steps().iter().enumerate() {
+        let step = step_of(segments);
+        let layout = AttentionLayout::new(segments.clone(), Mask::Causal { window }).unwrap();
+        let n = step.cache_rows.as_ref().unwrap().len();
+        let of = StepOfHeads {
+            step: &step,
+            layout: &layout,
+            heads,
+            kernels: Kernels::Composed,
+        };
+        let rows = key_values::begin(of, Some(&rows)).unwrap();
+        let pages = key_values::begin(of, Some(&pages)).unwrap();
+        for layer in 0..LAYERS {
+            let seed = 10 * seed + layer;
+            let q = values(n, heads.n_heads * heads.head_dim, seed);
+            let k = values(n, shape.kv_width, seed + 100);
+            let v = values(n, shape.kv_width, seed + 200);
+            let want = rows.attend(layer, [&q, &k, &v]).unwrap();
+            let got = pages.attend(layer, [&q, &k, &v]).unwrap();
+            assert_eq!(got.dims(), want.dims());
+            let error = (got - want).unwrap().abs().unwrap();
+            largest = largest.max(error.max_all().unwrap().to_scalar().unwrap());
+        }
+    }
+    largest
+}
+
+#[test]
+fn pages_give_what_rows_give() {
+    for heads in [
+        Heads::new(4, 4, 8),
+        Heads::new(6, 2, 16),
+        Heads::new(2, 1, 64),
+    ] {
+        for window in [None, Some(8), Some(17), Some(1000)] {
+            let error = difference(heads, window, DType::F32);
+            assert!(error < 2e-6, "{heads:?}, {window:?}: {error}");
+            // Values up to 1, rounded to 8 bits, as are queries, keys and the result.
+            let error = difference(heads, window, DType::BF16);
+            assert!(
+                error > 1e-5 && error < 3e-2,
+                "{heads:?}, {window:?} in bf16: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_pages_cannot_hold_is_refused() {
+    let device = &Device::Cpu;
+    assert!(PagedCache::new(&shape(1, 300), 16, DType::F32, device).is_err());
+    assert!(PagedCache::new(&shape(1, 8), 16, DType::F16, device).is_err());
+    let pages = PagedCache::new(&shape(1, 8), 16, DType::F32, device).unwrap();
+    let begin = |heads: Heads, last: usize| {
+        let segments = vec![Segment {
+            rows: 0..1,
+            keys: vec![last..last + 1],
+        }];
+        let step = step_of(&segments);
+        let mask = Mask::Causal { window: None };
+        let layout = AttentionLayout::new(segments, mask).unwrap();
+        let of = StepOfHeads {
+            step: &step,
+            layout: &layout,
+            heads,
+            kernels: Kernels::Composed,
+        };
+        key_values::begin(of, Some(&pages)).map(|_| ())
+    };
+    assert!(begin(Heads::new(2, 1, 8), 15).is_ok());
+    assert!(begin(Heads::new(2, 1, 8), 16).is_err());
+    assert!(begin(Heads::new(2, 2, 8), 15).is_err());
+}
