@@ -74,10 +74,7 @@ impl Parameters for Loader<'_> {
     }
 
     fn activations(&self) -> DType {
-        match (self.weights, self.kernels) {
-            (WeightType::Bf16, Kernels::Composed) => DType::BF16,
-            _ => DType::F32,
-        }
+        self.weights.activations(self.kernels)
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use half::bf16;
 use mistralrs_quant::IsqType;
@@ -134,6 +135,14 @@ impl WeightType {
             (Self::Bf16, Kernels::Fused) => Packed::<bf16>::bytes_of(n_out, n_in),
             (Self::Bf16Dot, Kernels::Fused) => Paired::bytes_of(n_out, n_in),
             (Self::Int8, Kernels::Fused) => Packed::<i8>::bytes_of(n_out, n_in),
+        }
+    }
+
+    /// The type of rows before and behind the maps of a model: bf16 where a device multiplies that.
+    pub fn activations(self, kernels: Kernels) -> DType {
+        match (self, kernels) {
+            (Self::Bf16, Kernels::Composed) => DType::BF16,
+            _ => DType::F32,
         }
     }
 

@@ -177,7 +177,9 @@ fn tables(
     let row = Tensor::new(base_row, device)?.unsqueeze(0)?; // [1, row_len]
     let table = |range: &Range<usize>| {
         let values = row.narrow(1, range.start, range.len())?;
-        values.repeat((n_slots, 1))?.force_contiguous() // [slots, width]
+        values
+            .broadcast_as((n_slots, range.len()))?
+            .force_contiguous() // [slots, width]
     };
     let values = |range: &SiteRange| {
         Ok(SiteValues {

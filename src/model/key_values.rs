@@ -6,14 +6,14 @@
 
 use std::fmt::Debug;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
-use super::MedVlm;
 use super::kv_cache::KvCache;
 use super::ops::Kernels;
 use super::ops::attention::{AttentionLayout, Heads, attention};
-use super::paged::PagedCache;
+use super::paged::{self, PagedCache};
 use super::step::Step;
+use super::{MedVlm, ModelShape};
 
 /// Keeps the keys and values of running sequences. Which rows belong to which sequence is the engine's
 /// business; a step names them.
@@ -75,8 +75,12 @@ pub fn cache_of(model: &dyn MedVlm, capacity: usize) -> Result<Box<dyn KeyValues
 }
 
 /// Bytes of a token's keys and values in such a cache, all layers. `activations`: of the model.
-pub fn token_bytes(shape: &super::ModelShape, activations: DType) -> usize {
-    shape.n_layers * shape.kv_width * 2 * activations.size_in_bytes()
+pub fn token_bytes(shape: &ModelShape, activations: DType, device: &Device) -> usize {
+    if device.is_cpu() {
+        shape.n_layers * shape.kv_width * 2 * size_of::<f32>()
+    } else {
+        paged::token_bytes(shape, activations)
+    }
 }
 
 impl KeyValues for KvCache {

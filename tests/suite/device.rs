@@ -3,6 +3,7 @@
 //! Without it they run on the CPU, by the same code but for the kernels: with candle's operations composed, and
 //! with keys and values in pages.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -20,6 +21,12 @@ pub fn test_device() -> &'static Device {
         device::named(&name).unwrap()
     });
     &DEVICE
+}
+
+/// Tells a figure to who asked for output (`--nocapture`), as `tests/gpu/check.sh` does.
+#[expect(clippy::print_stdout, reason = "the report of a device's figures")]
+pub fn report(what: &str, figures: &dyn Debug) {
+    println!("{what} on {:?}: {figures:?}", test_device());
 }
 
 /// Opens a golden base on the device.

@@ -29,6 +29,7 @@ mod http_tasks;
 mod mixed_batches;
 mod on_device;
 mod ops;
+mod pages;
 mod parity;
 mod pixels;
 mod prompt;

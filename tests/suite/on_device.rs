@@ -22,7 +22,7 @@ use norma::model::ops::Kernels;
 use norma::model::ops::attention::Segment;
 use norma::model::step::{RowInput, Step};
 
-use crate::device::{open_there, pages, test_device};
+use crate::device::{open_there, pages, report, test_device};
 use crate::golden::{Case, max_difference, stem, whole_sequence};
 
 /// Cases of all wirings: heads of 8 and 16, grouped queries, a window, biases, RoPE scalings.
@@ -190,7 +190,7 @@ fn parity(weights: WeightType) -> Parity {
             parity.same_tokens += same;
         }
     }
-    println!("parity in {weights} on {:?}: {parity:?}", test_device());
+    report(&format!("parity in {weights}"), &parity);
     parity
 }
 
@@ -221,7 +221,7 @@ fn mix(on: &OnDevice) -> Vec<Mixed> {
     let (size, image_tokens) = (on.model.shape().image_size, on.model.shape().image_tokens);
     let sequence = |i: usize| {
         let slot = i as u32 % 5;
-        let has_image = i % 2 == 0;
+        let has_image = i.is_multiple_of(2);
         let value = |at: usize| ((at as u64 * 31 + i as u64 * 977) as f32 * 0.013).sin();
         let pixels: Vec<f32> = (0..3 * size * size).map(value).collect();
         let pixels = Tensor::from_vec(pixels, (1, 3, size, size), &Device::Cpu).unwrap();
@@ -325,7 +325,7 @@ fn mixed_against_alone(weights: WeightType) -> (f32, f64) {
         }
     }
     let result = (difference / scale, f64::from(same as u32) / f64::from(rows));
-    println!("mix in {weights} on {:?}: {result:?}", test_device());
+    report(&format!("mix in {weights}"), &result);
     result
 }
 

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use anyhow::Context;
-use candle_core::{DType, Device};
+use candle_core::Device;
 use norma::base::{Base, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::Limits;
 use norma::model::key_values;
+use norma::model::ops::Kernels;
 use norma::model::parameters::Parameters;
 
 /// The large parts, in bytes.
@@ -75,12 +76,9 @@ pub fn affordable_tokens(base: &Base, weights: WeightType, bank_slots: usize) ->
 
 /// Keys and values of one token: f32 on the CPU, as they are computed elsewhere.
 fn token_bytes(base: &Base, weights: WeightType) -> u64 {
-    let activations = match device(base) {
-        Device::Cpu => DType::F32,
-        _ if weights == WeightType::Bf16 => DType::BF16,
-        _ => DType::F32,
-    };
-    key_values::token_bytes(&base.outline().shape, activations) as u64
+    let device = device(base);
+    let activations = weights.activations(Kernels::for_device(device));
+    key_values::token_bytes(&base.outline().shape, activations, device) as u64
 }
 
 fn bank_bytes(base: &Base, slots: usize) -> u64 {

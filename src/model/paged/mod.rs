@@ -2,9 +2,9 @@
 //!
 //! In: a step's rows and each layer's queries, keys and values. Out: attention. The memory has the layout that
 //! the kernels of `mistralrs-paged-attn` read; a row's number is its page and its place in it.
-//! - [`table`]: that layout, in numbers: which pages a sequence has, where a value lies.
-//! - [`plan`]: what a step asks of the kernels, sorted by what they can do.
-//! - [`kernels`]: the wall to them, and a composition of candle's operations behind it, by which the CPU's
+//! - `table`: that layout, in numbers: which pages a sequence has, where a value lies.
+//! - `plan`: what a step asks of the kernels, sorted by what they can do.
+//! - `kernels`: the wall to them, and a composition of candle's operations behind it, by which the CPU's
 //!   tests check all the rest. `cuda`: the kernels themselves.
 //!
 //! A row that is alone in its segment (the next token of an answer) reads its keys where they lie. For longer
@@ -42,8 +42,7 @@ pub struct PagedCache {
 
 impl PagedCache {
     /// At least `capacity` rows, in whole pages. `dtype`: what keys and values are kept as, f32 or bf16.
-    /// Memory: `n_layers * 2 * capacity * kv_width` values, more where heads are padded to a width that the
-    /// kernels have.
+    /// Memory: [`token_bytes`] a row.
     pub fn new(shape: &ModelShape, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         if !matches!(dtype, DType::F32 | DType::BF16) {
             bail!("pages hold f32 or bf16, not {dtype:?}");
@@ -61,6 +60,13 @@ impl PagedCache {
             kernels: kernels_for(device),
         })
     }
+}
+
+/// Bytes of a token's keys and values, all layers, heads padded.
+pub fn token_bytes(shape: &ModelShape, dtype: DType) -> usize {
+    let width = table::stored_head_dim(shape.head_dim).unwrap_or(shape.head_dim);
+    let n_kv_heads = shape.kv_width / shape.head_dim.max(1);
+    shape.n_layers * n_kv_heads * width * 2 * dtype.size_in_bytes()
 }
 
 fn kernels_for(device: &Device) -> Box<dyn PageKernels> {
@@ -166,6 +172,3 @@ impl Attend for Paged<'_> {
             .to_dtype(dtype)
     }
 }
-
-#[cfg(test)]
-mod tests;

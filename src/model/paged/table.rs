@@ -12,12 +12,17 @@ pub const PAGE_ROWS: usize = 16;
 /// Widths of a head that both kernels have.
 const HEAD_DIMS: [usize; 7] = [64, 80, 96, 112, 128, 192, 256];
 
+/// The least width of a head that the kernels have and that holds one of `head_dim`.
+pub fn stored_head_dim(head_dim: usize) -> Option<usize> {
+    HEAD_DIMS.into_iter().find(|one| *one >= head_dim)
+}
+
 /// The sizes of one layer's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageShape {
     pub n_pages: usize,
     pub n_kv_heads: usize,
-    /// As stored: the least width that the kernels have and that holds a head.
+    /// As stored, see [`stored_head_dim`].
     pub head_dim: usize,
     /// Neighbouring columns of a key.
     pub lanes: usize,
@@ -26,7 +31,7 @@ pub struct PageShape {
 impl PageShape {
     /// For heads of `head_dim` values of type `dtype`.
     pub fn new(n_pages: usize, n_kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self> {
-        let Some(stored) = HEAD_DIMS.into_iter().find(|one| *one >= head_dim) else {
+        let Some(stored) = stored_head_dim(head_dim) else {
             bail!("heads of {head_dim} are wider than the 256 that pages can have");
         };
         Ok(Self {
