@@ -195,7 +195,7 @@ fn open_base(args: &BenchArgs, folder: &Path) -> anyhow::Result<(Base, String)> 
         (path, "phantom".into())
     };
     let options = OpenOptions {
-        device: device::named(&args.device).context("--device")?,
+        device: device::named(&args.device).with_context(|| format!("--device {}", args.device))?,
         ..OpenOptions::default()
     };
     let base = Base::open(&path, &options);

@@ -236,7 +236,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 fn open_base(args: &ServeArgs) -> anyhow::Result<Base> {
     let options = OpenOptions {
-        device: device::named(&args.device).context("--device")?,
+        device: device::named(&args.device).with_context(|| format!("--device {}", args.device))?,
         vision_config: args.vision_config.clone(),
         digest_cache: Some(args.data_dir.join("base-digests.json")),
     };
