@@ -26,7 +26,8 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use self::kernels::{Composition, PageKernels, Pages};
 use self::plan::Plan;
-use self::table::{PAGE_ROWS, PageShape};
+pub use self::table::PAGE_ROWS;
+use self::table::PageShape;
 use super::ModelShape;
 use super::key_values::{Attend, KeyValues, StepOfHeads};
 use super::ops::attention::Heads;
