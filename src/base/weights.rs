@@ -11,6 +11,7 @@ use half::bf16;
 use mistralrs_quant::IsqType;
 use thiserror::Error;
 
+use crate::model::kv_cache::KvType;
 use crate::model::ops::Kernels;
 use crate::model::ops::frozen_linear::{Packed, PackedWeight, Paired};
 
@@ -109,6 +110,14 @@ impl WeightType {
     /// All types.
     pub fn all() -> impl Iterator<Item = Self> {
         NAMES.iter().map(|(_, one)| *one)
+    }
+
+    /// What keys and values are kept as beside such weights, unless somebody chooses.
+    pub fn default_kv(self) -> KvType {
+        match self {
+            Self::F32 => KvType::F32,
+            _ => KvType::Bf16,
+        }
     }
 
     /// The type that a map of `n_in` inputs is held in: this one, or where its blocks do not divide the

@@ -15,6 +15,7 @@ use super::scheduler::Work;
 use super::sequence::Sequence;
 use crate::model::bank::NormBank;
 use crate::model::key_values::{KeyValues, cache_of};
+use crate::model::kv_cache::KvType;
 use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
@@ -23,6 +24,7 @@ pub(super) struct Compute {
     base_row: Vec<f32>,
     bank_slots: usize,
     cache_rows: usize,
+    kv_type: KvType,
     bank: NormBank,
     /// By slot: the digest of the values that image features depend on.
     vision: Vec<Digest>,
@@ -67,7 +69,8 @@ impl Compute {
         }
         let cache_rows = config.n_blocks() * config.block_rows;
         let bank = new_bank(&*model, &base_row, config.bank_slots)?;
-        let cache = Some(new_cache(&*model, cache_rows)?);
+        let kv_type = config.kv_type;
+        let cache = Some(new_cache(&*model, cache_rows, kv_type)?);
         let vision = vec![model.sites().vision_digest(&base_row); config.bank_slots];
         Ok(Self {
             model,
@@ -75,6 +78,7 @@ impl Compute {
             base_row,
             bank_slots: config.bank_slots,
             cache_rows,
+            kv_type,
             bank,
             cache,
         })
@@ -90,7 +94,7 @@ impl Compute {
     pub fn replace_cache(&mut self) -> std::result::Result<(), EngineError> {
         // The old one goes first: there may be no memory for two.
         self.cache = None;
-        self.cache = Some(new_cache(&*self.model, self.cache_rows)?);
+        self.cache = Some(new_cache(&*self.model, self.cache_rows, self.kv_type)?);
         Ok(())
     }
 
@@ -263,8 +267,9 @@ fn new_bank(
 fn new_cache(
     model: &dyn MedVlm,
     rows: usize,
+    kv_type: KvType,
 ) -> std::result::Result<Box<dyn KeyValues>, EngineError> {
-    cache_of(model, rows).map_err(|source| EngineError::Allocate {
+    cache_of(model, rows, kv_type).map_err(|source| EngineError::Allocate {
         what: "KV cache",
         source,
     })

@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::model::kv_cache::KvType;
+
 /// Limits of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -20,6 +22,8 @@ pub struct EngineConfig {
     /// Rows of the KV cache: what all running sequences together may hold, in whole blocks, and what is
     /// kept of ended ones.
     pub kv_rows: usize,
+    /// What keys and values are kept as.
+    pub kv_type: KvType,
     /// Rows of one block of the KV cache.
     pub block_rows: usize,
     /// Slots of the norm bank, the base's included; so one less than the adapters in use at once.
@@ -41,6 +45,7 @@ impl Default for EngineConfig {
             max_rows_beside_answers: 64,
             max_step_images: 2,
             kv_rows: 16_384,
+            kv_type: KvType::F32,
             block_rows: 16,
             bank_slots: 64,
             queue_len: 256,

@@ -6,9 +6,9 @@
 
 use std::fmt::Debug;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use super::kv_cache::KvCache;
+use super::kv_cache::{KvCache, KvType};
 use super::ops::Kernels;
 use super::ops::attention::{AttentionLayout, Heads, attention};
 use super::paged::{self, PagedCache};
@@ -59,27 +59,25 @@ pub fn begin<'a>(
 }
 
 /// A cache of `capacity` rows, empty, on the model's device and in its way.
-pub fn cache_of(model: &dyn MedVlm, capacity: usize) -> Result<Box<dyn KeyValues>> {
+pub fn cache_of(
+    model: &dyn MedVlm,
+    capacity: usize,
+    kv_type: KvType,
+) -> Result<Box<dyn KeyValues>> {
     let (shape, device) = (model.shape(), model.device());
     Ok(if device.is_cpu() {
-        let width = shape.kv_width;
-        Box::new(KvCache::new(shape.n_layers, capacity, width, device)?)
+        Box::new(KvCache::new(shape, capacity, kv_type, device)?)
     } else {
-        Box::new(PagedCache::new(
-            shape,
-            capacity,
-            model.activations(),
-            device,
-        )?)
+        Box::new(PagedCache::new(shape, capacity, kv_type, device)?)
     })
 }
 
-/// Bytes of a token's keys and values in such a cache, all layers. `activations`: of the model.
-pub fn token_bytes(shape: &ModelShape, activations: DType, device: &Device) -> usize {
+/// Bytes of a token's keys and values in such a cache, all layers.
+pub fn token_bytes(shape: &ModelShape, kv_type: KvType, device: &Device) -> usize {
     if device.is_cpu() {
-        shape.n_layers * shape.kv_width * 2 * size_of::<f32>()
+        kv_type.token_bytes(shape)
     } else {
-        paged::token_bytes(shape, activations)
+        paged::token_bytes(shape, kv_type)
     }
 }
 

@@ -2,12 +2,70 @@
 //!
 //! Which rows belong to which sequence is the engine's business; a step names them.
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, bail};
+use std::fmt;
+use std::str::FromStr;
 
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor, WithDType, bail};
+use half::bf16;
+use thiserror::Error;
+
+use super::ModelShape;
+use super::ops::cpu::contiguous_slice;
+use super::ops::cpu::element::Element;
 use super::ops::cpu::memory::prefer_large_pages;
 
 /// Rows below which a second thread costs more than it brings.
 const MIN_SHARED: usize = 64;
+
+/// What keys and values are kept as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to the nearest bf16: half the memory, and half the reading where many tokens are behind each
+    /// answer. A chunk of a prompt meets its own keys rounded too, so that no result depends on chunking.
+    Bf16,
+}
+
+/// A word that names no type of keys and values.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{word}` is no type of keys and values; choose f32 or bf16")]
+pub struct UnknownKvType {
+    word: String,
+}
+
+impl FromStr for KvType {
+    type Err = UnknownKvType;
+
+    fn from_str(word: &str) -> std::result::Result<Self, Self::Err> {
+        match word {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(UnknownKvType { word: word.into() }),
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dtype().as_str())
+    }
+}
+
+impl KvType {
+    /// Bytes of a token's keys and values, all layers.
+    pub fn token_bytes(self, shape: &ModelShape) -> usize {
+        shape.n_layers * shape.kv_width * 2 * self.dtype().size_in_bytes()
+    }
+
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
 
 /// Arenas of `capacity` rows for every decoder layer.
 #[derive(Debug)]
@@ -16,18 +74,20 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// `width`: of a key (and a value) row. Memory: `n_layers * 2 * capacity * width * 4` bytes.
-    pub fn new(n_layers: usize, capacity: usize, width: usize, device: &Device) -> Result<Self> {
-        let arena = || {
-            if !device.is_cpu() {
-                return Tensor::zeros((capacity, width), DType::F32, device);
-            }
-            // The system gives memory when it is first written.
-            let rows = vec![0f32; capacity * width];
-            prefer_large_pages(&rows);
-            Tensor::from_vec(rows, (capacity, width), device)
+    /// Memory: `capacity` times [`KvType::token_bytes`].
+    pub fn new(
+        shape: &ModelShape,
+        capacity: usize,
+        kv_type: KvType,
+        device: &Device,
+    ) -> Result<Self> {
+        let size = (capacity, shape.kv_width);
+        let arena = || match kv_type {
+            _ if !device.is_cpu() => Tensor::zeros(size, kv_type.dtype(), device),
+            KvType::F32 => zeros::<f32>(size),
+            KvType::Bf16 => zeros::<bf16>(size),
         };
-        let layers = (0..n_layers)
+        let layers = (0..shape.n_layers)
             .map(|_| Ok((arena()?, arena()?)))
             .collect::<Result<_>>()?;
         Ok(Self { layers })
@@ -57,6 +117,13 @@ impl KvCache {
     }
 }
 
+/// An arena in large pages. The system gives memory when it is first written.
+fn zeros<E: Element + WithDType>(size: (usize, usize)) -> Result<Tensor> {
+    let rows = vec![E::ZERO; size.0 * size.1];
+    prefer_large_pages(&rows);
+    Tensor::from_vec(rows, size, &Device::Cpu)
+}
+
 fn write_rows(arena: &Tensor, rows: &Tensor, into: &[u32]) -> Result<()> {
     let (capacity, _) = arena.dims2()?;
     if rows.dims2()?.0 != into.len() || into.iter().any(|row| *row as usize >= capacity) {
@@ -76,8 +143,9 @@ fn write_rows(arena: &Tensor, rows: &Tensor, into: &[u32]) -> Result<()> {
         let run = (first..into.len())
             .take_while(|i| into[*i] as usize == into[first] as usize + (i - first))
             .count();
+        let run_of_rows = rows.narrow(0, first, run)?;
         arena.slice_set(
-            &rows.narrow(0, first, run)?.contiguous()?,
+            &run_of_rows.to_dtype(arena.dtype())?.contiguous()?,
             0,
             into[first] as usize,
         )?;
@@ -103,13 +171,21 @@ impl InplaceOp2 for Scatter<'_> {
         rows_layout: &Layout,
     ) -> Result<()> {
         let (_, width) = arena_layout.shape().dims2()?;
-        let CpuStorage::F32(arena) = arena else {
-            bail!("the cache holds f32")
-        };
-        let rows = super::ops::cpu::contiguous_slice(rows, rows_layout)?;
-        for (row, into) in rows.chunks_exact(width).zip(self.into) {
-            arena[*into as usize * width..][..width].copy_from_slice(row);
+        let rows = contiguous_slice(rows, rows_layout)?.chunks_exact(width);
+        match arena {
+            CpuStorage::F32(arena) => scatter(rows.zip(self.into), arena),
+            CpuStorage::BF16(arena) => scatter(rows.zip(self.into), arena),
+            _ => bail!("a cache holds f32 or bf16"),
         }
         Ok(())
+    }
+}
+
+fn scatter<'a, E: Element>(rows: impl Iterator<Item = (&'a [f32], &'a u32)>, arena: &mut [E]) {
+    for (row, into) in rows {
+        let first = *into as usize * row.len();
+        for (value, into) in row.iter().zip(&mut arena[first..]) {
+            *into = E::nearest(*value);
+        }
     }
 }

@@ -129,10 +129,6 @@ impl MedVlm for Llava {
         &self.device
     }
 
-    fn activations(&self) -> DType {
-        self.activations
-    }
-
     fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor> {
         self.project(&self.tower_features(pixels, slots, bank)?)
     }

@@ -28,7 +28,7 @@ pub mod paged;
 pub mod parameters;
 pub mod step;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use norma_adapters::SiteTable;
 
 use bank::NormBank;
@@ -97,11 +97,6 @@ pub trait MedVlm: Send {
 
     /// The device that it lives on.
     fn device(&self) -> &Device;
-
-    /// The type of its activations between a norm and the sum behind it, and so of new keys and values.
-    fn activations(&self) -> DType {
-        DType::F32
-    }
 
     /// Features of `n` images, `[n * image_tokens, hidden]`. `pixels`: `[n, 3, size, size]`, normalised;
     /// `slots`: the adapter slot of each image.

@@ -7,9 +7,10 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use norma::base::{Base, OpenOptions, device};
 use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use norma::model::paged::PagedCache;
 
 use crate::golden::{llava_folder, vision_config};
@@ -45,7 +46,6 @@ pub fn open_folder(folder: &Path, vision_config: Option<PathBuf>) -> Base {
 }
 
 /// A cache in pages for so many rows, as an engine has on a device.
-pub fn pages(model: &dyn MedVlm, capacity: usize) -> PagedCache {
-    let dtype: DType = model.activations();
-    PagedCache::new(model.shape(), capacity, dtype, model.device()).unwrap()
+pub fn pages(model: &dyn MedVlm, capacity: usize, kv_type: KvType) -> PagedCache {
+    PagedCache::new(model.shape(), capacity, kv_type, model.device()).unwrap()
 }

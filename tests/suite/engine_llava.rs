@@ -10,6 +10,7 @@ use norma::engine::{
     TokenEvent,
 };
 use norma::model::ModelShape;
+use norma::model::kv_cache::KvType;
 use norma::preprocess::{PromptToken, TextTokenizer};
 use norma_adapters::{AdapterValues, Generation, Scope, SiteTable};
 
@@ -124,13 +125,23 @@ fn tokens(events: &[TokenEvent]) -> Vec<u32> {
 
 #[test]
 fn forty_concurrent_requests_of_mixed_adapters_get_the_bits_that_each_gets_alone() {
-    let plain = serve(without_caches());
+    for kv_type in [KvType::F32, KvType::Bf16] {
+        forty_in_a_crowd_and_alone(kv_type);
+    }
+}
+
+fn forty_in_a_crowd_and_alone(kv_type: KvType) {
+    let plain = serve(EngineConfig {
+        kv_type,
+        ..without_caches()
+    });
     let alone: Vec<_> = (0..40).map(|i| plain.answer(plain.request(i))).collect();
     // Fewer slots than adapters, long prompts in pieces, and blocks for a few only.
     let served = serve(EngineConfig {
         max_sequences: 16,
         max_step_tokens: 40,
         kv_rows: 160,
+        kv_type,
         block_rows: 4,
         bank_slots: 5,
         ..EngineConfig::default()

@@ -13,6 +13,7 @@ use norma::engine::{
 };
 use norma::model::bank::NormBank;
 use norma::model::key_values::KeyValues;
+use norma::model::kv_cache::KvType;
 use norma::model::step::{RowInput, Step};
 use norma::model::{MedVlm, ModelShape};
 use norma::preprocess::{PromptToken, SpecialTokens, TextTokenizer};
@@ -298,6 +299,7 @@ pub fn config() -> EngineConfig {
         max_rows_beside_answers: 12,
         max_step_images: 2,
         kv_rows: 320,
+        kv_type: KvType::F32,
         block_rows: 4,
         bank_slots: 4,
         queue_len: 100,

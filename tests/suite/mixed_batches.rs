@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use norma::base::WeightType;
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::llava::Llava;
 use norma::model::ops::Kernels;
 use norma::model::ops::attention::Segment;
@@ -96,14 +96,19 @@ fn chunk_ranges(sequence: &Sequence, rows: usize) -> Vec<Range<usize>> {
 }
 
 /// Runs all sequences together, chunk by chunk, through one cache; returns each one's logits by row.
-fn together(model: &Llava, bank: &NormBank, sequences: &[Sequence]) -> Vec<Vec<Vec<f32>>> {
+fn together(
+    model: &Llava,
+    bank: &NormBank,
+    kv_type: KvType,
+    sequences: &[Sequence],
+) -> Vec<Vec<Vec<f32>>> {
     let shape = *model.shape();
     let inputs: Vec<Vec<RowInput>> = sequences
         .iter()
         .map(|sequence| sequence.inputs(shape.image_tokens))
         .collect();
     let capacity = inputs.iter().map(Vec::len).sum();
-    let cache = KvCache::new(shape.n_layers, capacity, shape.kv_width, &Device::Cpu).unwrap();
+    let cache = KvCache::new(&shape, capacity, kv_type, &Device::Cpu).unwrap();
     let firsts: Vec<usize> = inputs
         .iter()
         .scan(0, |next, inputs| {
@@ -181,6 +186,7 @@ proptest! {
     fn any_mix_gives_each_sequence_the_bits_of_running_alone(
         sequences in prop::collection::vec(sequence(), 1..7),
         weights in prop::sample::select(&WEIGHTS[..]),
+        kv_type in prop::sample::select(&[KvType::F32, KvType::Bf16][..]),
     ) {
         let weights: WeightType = weights.parse().unwrap();
         // `bf16-dot` without AVX512_BF16.
@@ -188,13 +194,19 @@ proptest! {
         let base = open("llama_a");
         let model = base.load(Kernels::Fused, weights).unwrap();
         let bank = bank(&model, &base.row().unwrap());
-        let mixed = together(&model, &bank, &sequences);
+        let mixed = together(&model, &bank, kv_type, &sequences);
         for (sequence, mixed) in sequences.iter().zip(mixed) {
-            let features = sequence.features(&model, &bank);
-            let inputs = sequence.inputs(model.shape().image_tokens);
-            let step = whole_sequence(inputs, features, sequence.slot);
-            let alone: Vec<Vec<f32>> = model.forward(&step, &bank, None).unwrap().to_vec2().unwrap();
-            prop_assert_eq!(mixed, alone);
+            let whole = Sequence { chunks: vec![usize::MAX], ..sequence.clone() };
+            let alone = together(&model, &bank, kv_type, &[whole]).remove(0);
+            prop_assert_eq!(&mixed, &alone);
+            if kv_type == KvType::F32 {
+                let features = sequence.features(&model, &bank);
+                let inputs = sequence.inputs(model.shape().image_tokens);
+                let step = whole_sequence(inputs, features, sequence.slot);
+                let uncached = model.forward(&step, &bank, None).unwrap();
+                let uncached = uncached.to_vec2::<f32>().unwrap();
+                prop_assert_eq!(mixed, uncached);
+            }
         }
     }
 }
@@ -210,7 +222,12 @@ fn adapters_in_one_batch_do_change_their_own_sequences() {
         tokens: vec![5, 6, 7],
         chunks: vec![9],
     };
-    let logits = together(&model, &bank, &[sequence(0), sequence(1), sequence(2)]);
+    let logits = together(
+        &model,
+        &bank,
+        KvType::F32,
+        &[sequence(0), sequence(1), sequence(2)],
+    );
     assert_ne!(logits[0], logits[1]);
     assert_ne!(logits[1], logits[2]);
 }

@@ -17,6 +17,7 @@ use norma::base::WeightType;
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
 use norma::model::key_values::KeyValues;
+use norma::model::kv_cache::KvType;
 use norma::model::llava::Llava;
 use norma::model::ops::Kernels;
 use norma::model::ops::attention::Segment;
@@ -42,6 +43,7 @@ const PAGE: usize = 16;
 struct OnDevice {
     model: Llava,
     bank: NormBank,
+    kv_type: KvType,
 }
 
 impl OnDevice {
@@ -56,7 +58,12 @@ impl OnDevice {
             let row: Vec<f32> = row.iter().enumerate().map(moved).collect();
             bank.fill(slot as u32, row.into()).unwrap();
         }
-        Self { model, bank }
+        let kv_type = weights.default_kv();
+        Self {
+            model,
+            bank,
+            kv_type,
+        }
     }
 
     fn features(&self, pixels: &Tensor, slot: u32) -> Tensor {
@@ -110,7 +117,7 @@ fn greedy(
     want: &[u32],
 ) -> (Vec<u32>, usize) {
     let n_pages = (inputs.len() + want.len()).div_ceil(PAGE);
-    let cache = pages(&on.model, n_pages * PAGE);
+    let cache = pages(&on.model, n_pages * PAGE, on.kv_type);
     let (mut next, mut position, mut tokens) = (inputs, 0, Vec::new());
     while tokens.len() < want.len() {
         let rows = next.len();
@@ -241,7 +248,7 @@ fn mix(on: &OnDevice) -> Vec<Mixed> {
 fn together(on: &OnDevice, sequences: &[&Mixed]) -> Vec<Vec<Vec<f32>>> {
     let pages_of = |one: &Mixed| one.inputs.len().div_ceil(PAGE);
     let n_pages: usize = sequences.iter().map(|one| pages_of(one)).sum();
-    let cache = pages(&on.model, n_pages * PAGE);
+    let cache = pages(&on.model, n_pages * PAGE, on.kv_type);
     let (mut first_pages, mut first_features) = (Vec::new(), Vec::new());
     let (mut next_page, mut next_feature, mut features) = (0, 0, Vec::new());
     for one in sequences {

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use norma::model::ModelShape;
 use norma::model::key_values::{self, StepOfHeads};
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::ops::Kernels;
 use norma::model::ops::attention::{AttentionLayout, Heads, Mask, Segment};
 use norma::model::paged::PagedCache;
@@ -92,10 +92,10 @@ fn step_of(segments: &[Segment]) -> Step {
 }
 
 /// The largest difference between the two caches' results.
-fn difference(heads: Heads, window: Option<usize>, dtype: DType) -> f32 {
+fn difference(heads: Heads, window: Option<usize>, kv_type: KvType) -> f32 {
     let (shape, device) = (shape(heads.n_kv_heads, heads.head_dim), test_device());
-    let rows = KvCache::new(LAYERS, ROWS, shape.kv_width, &Device::Cpu).unwrap();
-    let pages = PagedCache::new(&shape, ROWS, dtype, device).unwrap();
+    let rows = KvCache::new(&shape, ROWS, KvType::F32, &Device::Cpu).unwrap();
+    let pages = PagedCache::new(&shape, ROWS, kv_type, device).unwrap();
     let mut largest = 0f32;
     for (seed, segments) in steps().iter().enumerate() {
         let step = step_of(segments);
@@ -129,7 +129,7 @@ fn pages_give_what_rows_give() {
     // Exponentials of a device's fast kind.
     let exact = if test_device().is_cpu() { 1e-5 } else { 1e-4 };
     // In bf16 values up to 1 are rounded to 8 bits, as are queries, keys and the result.
-    for (dtype, bounds) in [(DType::F32, 0.0..exact), (DType::BF16, 1e-5..3e-2)] {
+    for (kv_type, bounds) in [(KvType::F32, 0.0..exact), (KvType::Bf16, 1e-5..3e-2)] {
         let mut largest = 0f32;
         for heads in [
             Heads::new(4, 4, 8),
@@ -137,24 +137,23 @@ fn pages_give_what_rows_give() {
             Heads::new(2, 1, 64),
         ] {
             for window in [None, Some(8), Some(17), Some(1000)] {
-                let error = difference(heads, window, dtype);
+                let error = difference(heads, window, kv_type);
                 assert!(
                     bounds.contains(&error),
-                    "{heads:?}, {window:?}, {dtype:?}: {error}"
+                    "{heads:?}, {window:?}, {kv_type}: {error}"
                 );
                 largest = largest.max(error);
             }
         }
-        report(&format!("pages in {dtype:?}, at most"), &largest);
+        report(&format!("pages in {kv_type}, at most"), &largest);
     }
 }
 
 #[test]
 fn what_pages_cannot_hold_is_refused() {
     let device = test_device();
-    assert!(PagedCache::new(&shape(1, 300), 16, DType::F32, device).is_err());
-    assert!(PagedCache::new(&shape(1, 8), 16, DType::F16, device).is_err());
-    let pages = PagedCache::new(&shape(1, 8), 16, DType::F32, device).unwrap();
+    assert!(PagedCache::new(&shape(1, 300), 16, KvType::F32, device).is_err());
+    let pages = PagedCache::new(&shape(1, 8), 16, KvType::F32, device).unwrap();
     let begin = |heads: Heads, last: usize| {
         let segments = vec![Segment {
             rows: 0..1,

@@ -6,7 +6,7 @@
 use candle_core::{Device, Tensor};
 use norma::base::Base;
 use norma::model::MedVlm;
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::ops::Kernels;
 use norma::model::ops::attention::Segment;
 use norma::model::step::{RowInput, Step};
@@ -67,7 +67,7 @@ fn generate(
     let shape = model.shape();
     let total = inputs.len() + n_tokens;
     let capacity = 2 * total;
-    let cache = KvCache::new(shape.n_layers, capacity, shape.kv_width, &Device::Cpu).unwrap();
+    let cache = KvCache::new(shape, capacity, KvType::F32, &Device::Cpu).unwrap();
     let half = total / 2;
     let row_of = |position: usize| {
         if position < half {

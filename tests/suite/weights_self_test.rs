@@ -9,7 +9,7 @@ use norma::http::self_test::{Mismatch, Step as Answered, compare, top_logits};
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
 use norma::model::key_values::KeyValues;
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::llava::Llava;
 use norma::model::ops::Kernels;
 use norma::model::ops::attention::Segment;
@@ -89,11 +89,11 @@ impl Phantom {
         let shape = *model.shape();
         let mut inputs = self.inputs(&test.prompt, shape.image_tokens);
         let capacity = inputs.len() + test.tokens.len();
+        let kv_type = weights.default_kv();
         let cache: Box<dyn KeyValues> = if model.kernels() == Kernels::Composed {
-            Box::new(pages(model, capacity))
+            Box::new(pages(model, capacity, kv_type))
         } else {
-            let rows = KvCache::new(shape.n_layers, capacity, shape.kv_width, &Device::Cpu);
-            Box::new(rows.unwrap())
+            Box::new(KvCache::new(&shape, capacity, kv_type, &Device::Cpu).unwrap())
         };
         let mut first = 0;
         for (index, expected) in test.tokens.iter().enumerate() {
@@ -193,7 +193,11 @@ fn a_self_test_holds_on_the_device() {
 }
 
 /// Logits of a probe image's prompt from the first image row on, `[rows][vocab]`.
-fn probe_logits(phantom: &Phantom, model: &Llava, seed: u64, prompt: &str) -> Vec<Vec<f32>> {
+fn probe_logits(
+    phantom: &Phantom,
+    (model, kv_type): (&Llava, KvType),
+    (seed, prompt): (u64, &str),
+) -> Vec<Vec<f32>> {
     let row = phantom.base.row().unwrap();
     let bank = NormBank::resident(model.sites(), &row, 1, &Device::Cpu).unwrap();
     let shape = *model.shape();
@@ -203,33 +207,31 @@ fn probe_logits(phantom: &Phantom, model: &Llava, seed: u64, prompt: &str) -> Ve
     let features = model.encode_images(&pixels, &[0], &bank).unwrap();
     let inputs = phantom.inputs(prompt, shape.image_tokens);
     let rows = inputs.len();
+    let cache = KvCache::new(&shape, rows, kv_type, &Device::Cpu).unwrap();
     let step = Step {
-        cache_rows: None,
         logits_rows: (0..rows as u32).collect(),
         ..next_step(&inputs, 0, features)
     };
-    model
-        .forward(&step, &bank, None)
-        .unwrap()
-        .to_vec2()
-        .unwrap()
+    let logits = model.forward(&step, &bank, Some(&cache)).unwrap();
+    logits.to_vec2().unwrap()
 }
 
-/// Largest and mean distance of logits from those of f32, and the share of rows with the same best token.
-/// Measured: bf16 0.053, 0.0038, 100 %; bf16-dot 0.061, 0.0050, 100 %; int8 0.164, 0.012, 98.3 %; q8_0 0.302, 0.017, 98.7 %; q4_0 2.15,
-/// 0.156, 82.5 %. Bounds are half as much again.
+/// Largest and mean distance of logits from those of f32, and the share of rows with the same best token;
+/// keys and values as a server keeps them beside such weights. Measured: bf16 0.064, 0.0038, 100 %;
+/// bf16-dot 0.088, 0.0050, 99.7 %; int8 0.218, 0.012, 98.3 %; q8_0 0.330, 0.017, 98.7 %; q4_0 2.20, 0.156,
+/// 82.5 %. Bounds are half as much again.
 #[test]
 fn logits_of_the_phantom_base_stay_close() {
     let phantom = Phantom::open();
     let load = |weights| phantom.base.load(Kernels::Fused, weights).unwrap();
     let prompts = ["Is there a nodule ?", "Write a report of this image."];
-    let all = |model: &Llava| -> Vec<Vec<f32>> {
+    let all = |model: &Llava, kv_type| -> Vec<Vec<f32>> {
         let seeds = (0..4).flat_map(|seed| prompts.map(|prompt| (seed, prompt)));
         seeds
-            .flat_map(|(seed, prompt)| probe_logits(&phantom, model, seed, prompt))
+            .flat_map(|ask| probe_logits(&phantom, (model, kv_type), ask))
             .collect()
     };
-    let exact = all(&load(WeightType::F32));
+    let exact = all(&load(WeightType::F32), KvType::F32);
     let best = |row: &[f32]| {
         let best = row
             .iter()
@@ -242,7 +244,7 @@ fn logits_of_the_phantom_base_stay_close() {
         if !weights.runs_here() {
             continue;
         }
-        let narrow = all(&load(weights));
+        let narrow = all(&load(weights), weights.default_kv());
         let pairs = || exact.iter().flatten().zip(narrow.iter().flatten());
         let distances = || pairs().map(|(a, b)| f64::from((a - b).abs()));
         let got_largest = distances().fold(0f64, f64::max);
@@ -260,9 +262,9 @@ fn logits_of_the_phantom_base_stay_close() {
 
 /// Type, largest and mean distance, share of rows with the same best token.
 const BOUNDS: [(&str, f64, f64, f64); 5] = [
-    ("bf16", 0.08, 0.0057, 0.995),
-    ("bf16-dot", 0.092, 0.0075, 0.995),
-    ("int8", 0.25, 0.018, 0.97),
-    ("q8_0", 0.45, 0.025, 0.97),
+    ("bf16", 0.096, 0.0057, 0.995),
+    ("bf16-dot", 0.132, 0.0075, 0.99),
+    ("int8", 0.33, 0.018, 0.97),
+    ("q8_0", 0.5, 0.025, 0.97),
     ("q4_0", 3.3, 0.24, 0.74),
 ];

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use norma::model::MedVlm;
 use norma::model::bank::NormBank;
-use norma::model::kv_cache::KvCache;
+use norma::model::kv_cache::{KvCache, KvType};
 use norma::model::ops::attention::Segment;
 use norma::model::step::{RowInput, Step};
 
@@ -62,7 +62,7 @@ pub fn greedy(
     }
     step.image_features = features.cloned();
     let shape = model.shape();
-    let cache = KvCache::new(shape.n_layers, capacity, shape.kv_width, model.device())?;
+    let cache = KvCache::new(shape, capacity, KvType::F32, model.device())?;
     loop {
         let logits = model.forward(&step, bank, Some(&cache))?.to_vec2::<f32>()?;
         for (one, logits) in running.iter_mut().zip(&logits) {

@@ -65,6 +65,7 @@ impl Local {
         let engine = EngineConfig {
             max_sequences: 64,
             kv_rows: 64 * shape.max_positions.min(1024),
+            kv_type: setup.weights.default_kv(),
             bank_slots: setup.bank_slots,
             ..EngineConfig::default()
         };

@@ -8,7 +8,7 @@ use norma::base::{Base, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::Limits;
 use norma::model::key_values;
-use norma::model::ops::Kernels;
+use norma::model::kv_cache::KvType;
 use norma::model::parameters::Parameters;
 
 /// The large parts, in bytes.
@@ -26,7 +26,7 @@ impl Memory {
         let engine = &limits.engine;
         Self {
             weights: base.weight_bytes(weights),
-            keys_and_values: engine.kv_rows as u64 * token_bytes(base, weights),
+            keys_and_values: engine.kv_rows as u64 * token_bytes(base, engine.kv_type),
             bank: bank_bytes(base, engine.bank_slots),
             images: engine.image_cache_bytes as u64,
             free: memory::available_on(device(base)),
@@ -39,8 +39,9 @@ impl Memory {
 
     /// Refuses what the device cannot hold.
     pub fn require(&self, base: &Base) -> anyhow::Result<()> {
-        memory::require("the server", self.total(), device(base))
-            .context("choose narrower --weights, fewer --kv-tokens or fewer --bank-slots")
+        memory::require("the server", self.total(), device(base)).context(
+            "choose narrower --weights or --kv-type, fewer --kv-tokens or fewer --bank-slots",
+        )
     }
 }
 
@@ -62,23 +63,24 @@ impl fmt::Display for Memory {
 
 /// Tokens whose keys and values half of the memory can hold that weights and bank leave; no more than the
 /// engine's own default, and never less than a thousand.
-pub fn affordable_tokens(base: &Base, weights: WeightType, bank_slots: usize) -> usize {
+pub fn affordable_tokens(
+    base: &Base,
+    (weights, kv_type): (WeightType, KvType),
+    bank_slots: usize,
+) -> usize {
     const LEAST: usize = 1024;
     let default = EngineConfig::default();
     let Some(free) = memory::available_on(device(base)) else {
         return default.kv_rows;
     };
     let taken = base.weight_bytes(weights) + bank_bytes(base, bank_slots);
-    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base, weights);
+    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base, kv_type);
     let blocks = tokens as usize / default.block_rows;
     (blocks * default.block_rows).clamp(LEAST, default.kv_rows)
 }
 
-/// Keys and values of one token: f32 on the CPU, as they are computed elsewhere.
-fn token_bytes(base: &Base, weights: WeightType) -> u64 {
-    let device = device(base);
-    let activations = weights.activations(Kernels::for_device(device));
-    key_values::token_bytes(&base.outline().shape, activations, device) as u64
+fn token_bytes(base: &Base, kv_type: KvType) -> u64 {
+    key_values::token_bytes(&base.outline().shape, kv_type, device(base)) as u64
 }
 
 fn bank_bytes(base: &Base, slots: usize) -> u64 {

@@ -13,6 +13,7 @@ use norma::base::{Base, OpenOptions, WeightType, device};
 use norma::engine::EngineConfig;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
+use norma::model::kv_cache::KvType;
 use norma::preprocess::ImageLimits;
 
 use self::memory::Memory;
@@ -83,6 +84,10 @@ struct LimitArgs {
     /// the weights leave can hold.
     #[arg(long, value_name = "N")]
     kv_tokens: Option<usize>,
+    /// What keys and values are kept as: f32, or bf16 (half the memory; faster where answers have many
+    /// tokens before them). By default f32 with weights in f32, and bf16 with all others.
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvType>,
     /// Slots for adapters in use at once, the base's own included.
     #[arg(long, default_value_t = EngineConfig::default().bank_slots, value_name = "N")]
     bank_slots: usize,
@@ -126,12 +131,13 @@ struct LimitArgs {
 }
 
 impl LimitArgs {
-    fn limits(&self, kv_tokens: usize) -> Limits {
+    fn limits(&self, kv_tokens: usize, kv_type: KvType) -> Limits {
         let engine = EngineConfig {
             max_sequences: self.max_sequences,
             max_step_tokens: self.max_step_tokens,
             max_rows_beside_answers: self.max_tokens_beside_answers,
             kv_rows: kv_tokens,
+            kv_type,
             bank_slots: self.bank_slots,
             queue_len: self.queue,
             prefix_cache: !self.no_prefix_cache,
@@ -182,11 +188,12 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     println!("base       {name}");
     println!("digest     {}", base.digest());
     println!("sites      {}", sites_line(&base));
-    println!("weights    {weights}");
-    let affordable = || memory::affordable_tokens(&base, weights, args.limits.bank_slots);
-    let limits = args
-        .limits
-        .limits(args.limits.kv_tokens.unwrap_or_else(affordable));
+    let kv_type = args.limits.kv_type.unwrap_or(weights.default_kv());
+    let types = (weights, kv_type);
+    let affordable = || memory::affordable_tokens(&base, types, args.limits.bank_slots);
+    let kv_tokens = args.limits.kv_tokens.unwrap_or_else(affordable);
+    let limits = args.limits.limits(kv_tokens, kv_type);
+    println!("weights    {weights}; keys and values {kv_type}");
     let memory = Memory::of(&base, weights, &limits);
     println!("memory     {memory}");
     memory.require(&base)?;

@@ -7,9 +7,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
+};
+use half::bf16;
 
 use super::Kernels;
+use super::cpu::attention::Input;
+use super::cpu::element::Element;
 use super::cpu::{self, contiguous_slice};
 
 /// The shape of the heads: `n_heads` queries share `n_kv_heads` keys in equal groups.
@@ -188,7 +193,7 @@ impl AttentionLayout {
 }
 
 /// `softmax(q k^T * scale) v` by segment. `q`: `[rows, n_heads * head_dim]`; `k` and `v`:
-/// `[keys, n_kv_heads * head_dim]`; the result has the shape of `q`.
+/// `[keys, n_kv_heads * head_dim]`, f32 or, without gradients, bf16; the result has the shape of `q`.
 pub fn attention(
     (q, k, v): (&Tensor, &Tensor, &Tensor),
     heads: Heads,
@@ -290,6 +295,22 @@ struct Attention {
     layout: AttentionLayout,
 }
 
+impl Attention {
+    fn forward<E: Element + WithDType>(
+        &self,
+        (q, q_layout): (&CpuStorage, &Layout),
+        [(k, k_layout), (v, v_layout)]: [(&CpuStorage, &Layout); 2],
+    ) -> Result<Vec<f32>> {
+        let input = Input {
+            q: contiguous_slice(q, q_layout)?,
+            k: contiguous_slice::<E>(k, k_layout)?,
+            v: contiguous_slice::<E>(v, v_layout)?,
+            heads: self.heads,
+        };
+        Ok(cpu::attention::forward(input, &self.layout))
+    }
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -304,12 +325,12 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (
-            contiguous_slice(q, q_layout)?,
-            contiguous_slice(k, k_layout)?,
-            contiguous_slice(v, v_layout)?,
-        );
-        let out = cpu::attention::forward([q, k, v], self.heads, &self.layout);
+        let q = (q, q_layout);
+        let kv = [(k, k_layout), (v, v_layout)];
+        let out = match k {
+            CpuStorage::BF16(_) => self.forward::<bf16>(q, kv)?,
+            _ => self.forward::<f32>(q, kv)?,
+        };
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 

@@ -30,6 +30,7 @@ pub use self::table::PAGE_ROWS;
 use self::table::PageShape;
 use super::ModelShape;
 use super::key_values::{Attend, KeyValues, StepOfHeads};
+use super::kv_cache::KvType;
 use super::ops::attention::Heads;
 
 /// Pages for every decoder layer.
@@ -42,12 +43,15 @@ pub struct PagedCache {
 }
 
 impl PagedCache {
-    /// At least `capacity` rows, in whole pages. `dtype`: what keys and values are kept as, f32 or bf16.
+    /// At least `capacity` rows, in whole pages.
     /// Memory: [`token_bytes`] a row.
-    pub fn new(shape: &ModelShape, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
-        if !matches!(dtype, DType::F32 | DType::BF16) {
-            bail!("pages hold f32 or bf16, not {dtype:?}");
-        }
+    pub fn new(
+        shape: &ModelShape,
+        capacity: usize,
+        kv_type: KvType,
+        device: &Device,
+    ) -> Result<Self> {
+        let dtype = kv_type.dtype();
         let n_pages = capacity.div_ceil(PAGE_ROWS);
         let n_kv_heads = shape.kv_width / shape.head_dim.max(1);
         let shape_of_pages = PageShape::new(n_pages, n_kv_heads, shape.head_dim, dtype)?;
@@ -64,10 +68,10 @@ impl PagedCache {
 }
 
 /// Bytes of a token's keys and values, all layers, heads padded.
-pub fn token_bytes(shape: &ModelShape, dtype: DType) -> usize {
+pub fn token_bytes(shape: &ModelShape, kv_type: KvType) -> usize {
     let width = table::stored_head_dim(shape.head_dim).unwrap_or(shape.head_dim);
     let n_kv_heads = shape.kv_width / shape.head_dim.max(1);
-    shape.n_layers * n_kv_heads * width * 2 * dtype.size_in_bytes()
+    shape.n_layers * n_kv_heads * width * 2 * kv_type.dtype().size_in_bytes()
 }
 
 fn kernels_for(device: &Device) -> Box<dyn PageKernels> {

@@ -12,6 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::attention::{AttentionLayout, Heads, Segment};
+use super::element::Element;
 use super::entry::Kernel;
 use super::instruction_set::{LANES, Machine};
 use super::lane_rows::LaneRows;
@@ -27,19 +28,31 @@ const SHARING: usize = 128;
 /// Query and key elements that meet below which a second thread costs more than it brings.
 const SERIAL: usize = 1 << 15;
 
-/// `[rows, n_heads * head_dim]` from `q` of that shape and `k`, `v` of `[keys, n_kv_heads * head_dim]`.
-pub fn forward(qkv: [&[f32]; 3], heads: Heads, layout: &AttentionLayout) -> Vec<f32> {
-    Machine::here().enter(Forward { qkv, heads, layout })
+/// `[rows, n_heads * head_dim]`.
+pub fn forward<E: Element>(input: Input<E>, layout: &AttentionLayout) -> Vec<f32> {
+    Machine::here().enter(Forward { input, layout })
+}
+
+/// Queries and what they meet.
+#[derive(Clone, Copy)]
+pub struct Input<'a, E> {
+    /// `[rows, n_heads * head_dim]`.
+    pub q: &'a [f32],
+    /// `[keys, n_kv_heads * head_dim]`.
+    pub k: &'a [E],
+    /// As the keys.
+    pub v: &'a [E],
+    /// The shape of the heads.
+    pub heads: Heads,
 }
 
 #[derive(Clone, Copy)]
-struct Forward<'a> {
-    qkv: [&'a [f32]; 3],
-    heads: Heads,
+struct Forward<'a, E> {
+    input: Input<'a, E>,
     layout: &'a AttentionLayout,
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Element> Kernel for Forward<'_, E> {
     type Output = Vec<f32>;
 
     #[inline(always)]
@@ -49,9 +62,10 @@ impl Kernel for Forward<'_> {
 }
 
 /// [`forward`], each task of which is compiled for the set.
-fn forward_with<S: VectorMath>(isa: S, whole: Forward) -> Vec<f32> {
-    let Forward { qkv, heads, layout } = whole;
-    let mut out = vec![0f32; qkv[0].len()];
+fn forward_with<S: VectorMath, E: Element>(isa: S, whole: Forward<E>) -> Vec<f32> {
+    let Forward { input, layout } = whole;
+    let heads = input.heads;
+    let mut out = vec![0f32; input.q.len()];
     let units = lone_units(layout);
     let mut unit_sums = vec![0f32; units.len() * Unit::n_sums(heads)];
     let mut tasks: Vec<Task> = units
@@ -61,7 +75,6 @@ fn forward_with<S: VectorMath>(isa: S, whole: Forward) -> Vec<f32> {
         .collect();
     tasks.extend(lane_tasks(heads, layout).map(Task::Lanes));
     let shared = SharedOutput(out.as_mut_ptr());
-    let input = (qkv, heads);
     // Each kind of task is a function of its own, for which the compiler allots registers better.
     let run = |scratch: &mut Scratch, task: Task| match task {
         Task::Lone(unit, sums) => isa.enter(RunUnit {
@@ -103,14 +116,14 @@ enum Task<'a> {
     Lanes(LaneTask<'a>),
 }
 
-struct RunUnit<'a> {
+struct RunUnit<'a, E> {
     unit: &'a Unit<'a>,
-    input: ([&'a [f32]; 3], Heads),
+    input: Input<'a, E>,
     scores: &'a mut Vec<[f32; KEY_BLOCK]>,
     sums: &'a mut [f32],
 }
 
-impl Kernel for RunUnit<'_> {
+impl<E: Element> Kernel for RunUnit<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -119,14 +132,14 @@ impl Kernel for RunUnit<'_> {
     }
 }
 
-struct RunLanes<'a> {
+struct RunLanes<'a, E> {
     task: LaneTask<'a>,
-    input: ([&'a [f32]; 3], Heads),
+    input: Input<'a, E>,
     scratch: &'a mut Scratch,
     out: &'a SharedOutput,
 }
 
-impl Kernel for RunLanes<'_> {
+impl<E: Element> Kernel for RunLanes<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -220,10 +233,10 @@ struct Scratch {
 
 impl LaneTask<'_> {
     #[inline(always)]
-    fn compute<S: VectorMath>(
+    fn compute<S: VectorMath, E: Element>(
         &self,
         isa: S,
-        ([q, k, v], heads): ([&[f32]; 3], Heads),
+        Input { q, k, v, heads }: Input<E>,
         scratch: &mut Scratch,
         out: &SharedOutput,
     ) {
@@ -253,8 +266,9 @@ impl LaneTask<'_> {
         let columns = self.kv_head * dim..(self.kv_head + 1) * dim;
         for block in blocks(positions) {
             let keys = &self.keys[block.clone()];
-            copy_rows(k, (heads.kv_width(), &columns), keys, &mut scratch.keys);
-            copy_rows(v, (heads.kv_width(), &columns), keys, &mut scratch.values);
+            let place = (heads.kv_width(), &columns);
+            copy_rows(isa, (k, place), keys, &mut scratch.keys);
+            copy_rows(isa, (v, place), keys, &mut scratch.values);
             for rows in lanes.iter_mut() {
                 rows.absorb(isa, &block, &scratch.keys, &scratch.values);
             }
@@ -270,16 +284,25 @@ impl LaneTask<'_> {
     }
 }
 
-/// Copies some columns of the rows `keys` of `matrix`, side by side.
-pub(super) fn copy_rows(
-    matrix: &[f32],
-    (stride, columns): (usize, &Range<usize>),
+/// Copies some columns of the rows `keys` of `matrix`, side by side, and widens them.
+#[inline(always)]
+pub(super) fn copy_rows<S: VectorMath, E: Element>(
+    isa: S,
+    (matrix, (stride, columns)): (&[E], (usize, &Range<usize>)),
     keys: &[u32],
     into: &mut Vec<f32>,
 ) {
-    into.clear();
-    for key in keys {
-        into.extend_from_slice(&matrix[*key as usize * stride..][columns.clone()]);
+    into.resize(keys.len() * columns.len(), 0.0);
+    for (key, into) in keys.iter().zip(into.chunks_exact_mut(columns.len())) {
+        let row = &matrix[*key as usize * stride..][columns.clone()];
+        let (from, rest) = row.as_chunks();
+        let (chunks, into_rest) = into.as_chunks_mut();
+        for (from, into) in from.iter().zip(chunks) {
+            isa.store(E::load(isa, from), into);
+        }
+        for (from, into) in rest.iter().zip(into_rest) {
+            *into = from.widen();
+        }
     }
 }
 
@@ -305,6 +328,8 @@ unsafe impl Sync for SharedOutput {}
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::super::super::attention::Mask;
     use super::super::entry::on_every_set;
     use super::*;
@@ -326,24 +351,23 @@ mod tests {
     }
 
     /// The last `n` rows of a sequence of `end` positions, which are the same with every instruction set.
-    fn rows(qkv: [&[f32]; 3], heads: Heads, mask: Mask, (end, n): (usize, usize)) -> Vec<f32> {
+    fn rows<E: Element>(whole: Input<E>, mask: Mask, (end, n): (usize, usize)) -> Vec<f32> {
+        let width = whole.heads.width();
         let segment = Segment {
             rows: 0..n,
             keys: keys(end),
         };
         let layout = AttentionLayout::new(vec![segment], mask).unwrap();
-        let [q, k, v] = qkv;
-        let q = &q[(end - n) * heads.width()..end * heads.width()];
-        let qkv = [q, k, v];
+        let q = &whole.q[(end - n) * width..end * width];
+        let input = Input { q, ..whole };
         let layout = &layout;
-        let of_sets = on_every_set(Forward { qkv, heads, layout });
+        let of_sets = on_every_set(Forward { input, layout });
         assert!(of_sets.iter().all(|of_set| *of_set == of_sets[0]));
-        forward(qkv, heads, layout)
+        forward(input, layout)
     }
 
     fn exact(
-        [q, k, v]: [&[f32]; 3],
-        heads: Heads,
+        Input { q, k, v, heads }: Input<f32>,
         visible: Range<usize>,
         (row, head, d): (usize, usize, usize),
     ) -> f64 {
@@ -368,14 +392,19 @@ mod tests {
             let heads = Heads::new(n_heads, n_kv_heads, dim);
             let q = values(N_KEYS * heads.width(), 1);
             let [k, v] = [2, 3].map(|seed| values(250 * heads.kv_width(), seed));
-            let qkv = [&*q, &*k, &*v];
+            let input = Input {
+                q: &q,
+                k: &k,
+                v: &v,
+                heads,
+            };
             for window in [None, Some(70), Some(3)] {
                 let mask = Mask::Causal { window };
-                let whole = rows(qkv, heads, mask, (N_KEYS, N_KEYS));
+                let whole = rows(input, mask, (N_KEYS, N_KEYS));
                 for chunk in [1, 3, 4, 17, 64, 70] {
                     for first in (0..N_KEYS).step_by(chunk) {
                         let end = (first + chunk).min(N_KEYS);
-                        let part = rows(qkv, heads, mask, (end, end - first));
+                        let part = rows(input, mask, (end, end - first));
                         let want = &whole[first * heads.width()..end * heads.width()];
                         assert_eq!(part, want, "rows {first} to {end}, {mask:?}, {heads:?}");
                     }
@@ -384,9 +413,33 @@ mod tests {
                     let (row, column) = (i / heads.width(), i % heads.width());
                     let first = (row + 1).saturating_sub(window.unwrap_or(N_KEYS));
                     let place = (row, column / dim, column % dim);
-                    let want = exact(qkv, heads, first..row + 1, place);
+                    let want = exact(input, first..row + 1, place);
                     assert!((f64::from(*got) - want).abs() < 2e-6, "{got} for {want}");
                 }
+            }
+        }
+    }
+    #[test]
+    fn keys_in_bf16_give_the_bits_of_the_same_keys_in_f32() {
+        for (n_heads, n_kv_heads, dim) in [(2, 1, 20), (8, 2, 64)] {
+            let heads = Heads::new(n_heads, n_kv_heads, dim);
+            let q = values(N_KEYS * heads.width(), 1);
+            let narrow = [2, 3].map(|seed| {
+                let values = values(250 * heads.kv_width(), seed);
+                values.into_iter().map(bf16::nearest).collect::<Vec<_>>()
+            });
+            let wide = narrow
+                .each_ref()
+                .map(|row| row.iter().map(|x| x.widen()).collect::<Vec<f32>>());
+            let q = &*q;
+            let (k, v) = (&*narrow[0], &*narrow[1]);
+            let narrow = Input { q, k, v, heads };
+            let (k, v) = (&*wide[0], &*wide[1]);
+            let wide = Input { q, k, v, heads };
+            let mask = Mask::Causal { window: Some(70) };
+            for n in [1, 3, 17, N_KEYS] {
+                let of = (N_KEYS, n);
+                assert_eq!(rows(narrow, mask, of), rows(wide, mask, of), "{n} rows");
             }
         }
     }

@@ -139,18 +139,9 @@ impl HeadGradients {
         let (dim, width, group) = (heads.head_dim, heads.width(), heads.group());
         let columns = kv_head * dim..(kv_head + 1) * dim;
         let side_by_side = &mut self.segment;
-        copy_rows(
-            k,
-            (heads.kv_width(), &columns),
-            keys,
-            &mut side_by_side.keys,
-        );
-        copy_rows(
-            v,
-            (heads.kv_width(), &columns),
-            keys,
-            &mut side_by_side.values,
-        );
+        let place = (heads.kv_width(), &columns);
+        copy_rows(isa, (k, place), keys, &mut side_by_side.keys);
+        copy_rows(isa, (v, place), keys, &mut side_by_side.values);
         for gradient in [&mut side_by_side.dk, &mut side_by_side.dv] {
             gradient.clear();
             gradient.resize(keys.len() * dim, 0.0);

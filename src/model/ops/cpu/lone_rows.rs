@@ -6,6 +6,8 @@
 //! [`super::entry::Kernel`].
 
 use super::super::attention::Heads;
+use super::attention::Input;
+use super::element::Element;
 use super::online_softmax::{KEY_BLOCK, OnlineSoftmax};
 use super::vector_functions::{add_scaled, dot, four_dots};
 use super::vector_math::VectorMath;
@@ -29,10 +31,10 @@ impl Unit<'_> {
 
     /// Fills `sums`, which are 0.
     #[inline(always)]
-    pub fn compute<S: VectorMath>(
+    pub fn compute<S: VectorMath, E: Element>(
         &self,
         isa: S,
-        ([q, k, v], heads): ([&[f32]; 3], Heads),
+        Input { q, k, v, heads }: Input<E>,
         scores: &mut Vec<[f32; KEY_BLOCK]>,
         sums: &mut [f32],
     ) {
@@ -83,15 +85,15 @@ impl Unit<'_> {
     }
 }
 
-fn row_of(matrix: &[f32], row: u32, width: usize) -> &[f32] {
+fn row_of<E>(matrix: &[E], row: u32, width: usize) -> &[E] {
     &matrix[row as usize * width..][..width]
 }
 
 /// Adds the values of `N` neighbouring keys, all heads.
 #[inline(always)]
-fn add_values<S: VectorMath, const N: usize>(
+fn add_values<S: VectorMath, E: Element, const N: usize>(
     isa: S,
-    values: [&[f32]; N],
+    values: [&[E]; N],
     (scores, place): (&[[f32; KEY_BLOCK]], usize),
     heads: Heads,
     sums: &mut [f32],

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod attention_gradient;
 mod dot_bf16;
+pub mod element;
 mod entry;
 mod instruction_set;
 mod lane_block;
@@ -29,7 +30,7 @@ mod vector_math;
 use std::array;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 
 /// Runs `f` over the contiguous `f32` contents of CPU tensors.
 pub fn with_slices<const N: usize, R>(
@@ -51,15 +52,18 @@ pub fn with_slices<const N: usize, R>(
     f(slices)
 }
 
-/// The elements of a contiguous `f32` tensor.
-pub fn contiguous_slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The elements of a contiguous tensor.
+pub fn contiguous_slice<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!(
             "a fused operation wants contiguous tensors, got strides {:?}",
             layout.stride()
         )
     };
-    Ok(&storage.as_slice::<f32>()?[start..end])
+    Ok(&storage.as_slice()?[start..end])
 }
 
 /// The values of one site by slot.

@@ -5,6 +5,7 @@
 
 use half::bf16;
 
+use super::element::Element;
 use super::instruction_set::{InstructionSet, LANES};
 
 /// Inputs that share a scale.
@@ -38,11 +39,11 @@ impl Stored for f32 {
     }
     #[inline(always)]
     fn widen(self, _scale: f32) -> f32 {
-        self
+        Element::widen(self)
     }
     #[inline(always)]
     fn load<I: InstructionSet>(isa: I, row: &[Self; LANES], _scale: I::Vector) -> I::Vector {
-        isa.load(row)
+        Element::load(isa, row)
     }
 }
 
@@ -52,17 +53,17 @@ impl Stored for bf16 {
 
     fn narrow(run: &[[f32; LANES]], stored: &mut [[Self; LANES]]) -> [f32; LANES] {
         for (row, stored) in run.iter().zip(stored) {
-            *stored = row.map(bf16::from_f32);
+            *stored = row.map(bf16::nearest);
         }
         [1.0; LANES]
     }
     #[inline(always)]
     fn widen(self, _scale: f32) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
+        Element::widen(self)
     }
     #[inline(always)]
     fn load<I: InstructionSet>(isa: I, row: &[Self; LANES], _scale: I::Vector) -> I::Vector {
-        isa.load_bf16(row)
+        Element::load(isa, row)
     }
 }
 
@@ -158,7 +159,7 @@ mod tests {
         let scales = bf16::narrow(&run, &mut narrow);
         let widened: Vec<_> = narrow
             .iter()
-            .map(|row| row.map(|value| value.widen(1.0)))
+            .map(|row| row.map(|value| Stored::widen(value, 1.0)))
             .collect();
         for (value, row) in widened.iter().flatten().zip(run.iter().flatten()) {
             assert!((value - row).abs() <= row.abs() / 256.0);

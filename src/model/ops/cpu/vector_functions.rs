@@ -3,19 +3,20 @@
 //! In and out: vectors, or slices of any length. All are inlined into a [`super::entry::Kernel`]. The order
 //! of every sum is that of [`super::lanes`].
 
+use super::element::Element;
 use super::instruction_set::LANES;
 use super::lanes::exp_constants::{HIGHEST, LN2_HIGH, LN2_LOW, LOWEST, POLYNOMIAL, ROUND};
 use super::vector_math::VectorMath;
 
 /// Reads the first sixteen numbers, or all; what is missing is 0.
 #[inline(always)]
-pub fn load_part<S: VectorMath>(isa: S, values: &[f32]) -> S::Vector {
-    let mut lanes = [0.0; LANES];
+pub fn load_part<S: VectorMath, E: Element>(isa: S, values: &[E]) -> S::Vector {
+    let mut lanes = [E::ZERO; LANES];
     let whole = values.first_chunk().unwrap_or_else(|| {
         lanes[..values.len()].copy_from_slice(values);
         &lanes
     });
-    isa.load(whole)
+    E::load(isa, whole)
 }
 
 /// [`super::lanes::exp`] of each.
@@ -59,25 +60,29 @@ fn interleave_halves<S: VectorMath>(isa: S, vectors: [S::Vector; LANES]) -> [S::
 
 /// The dot product of two slices of equal length.
 #[inline(always)]
-pub fn dot<S: VectorMath>(isa: S, x: &[f32], y: &[f32]) -> f32 {
+pub fn dot<S: VectorMath, E: Element>(isa: S, x: &[f32], y: &[E]) -> f32 {
     let [sum] = dot_lanes(isa, [x], y);
     isa.total(sum)
 }
 
 /// The dot products of four slices with one of the same length.
 #[inline(always)]
-pub fn four_dots<S: VectorMath>(isa: S, x: [&[f32]; 4], y: &[f32]) -> [f32; 4] {
+pub fn four_dots<S: VectorMath, E: Element>(isa: S, x: [&[f32]; 4], y: &[E]) -> [f32; 4] {
     isa.totals(dot_lanes(isa, x, y))
 }
 
 /// Dot products before the lanes are added up.
 #[inline(always)]
-fn dot_lanes<S: VectorMath, const N: usize>(isa: S, x: [&[f32]; N], y: &[f32]) -> [S::Vector; N] {
+fn dot_lanes<S: VectorMath, E: Element, const N: usize>(
+    isa: S,
+    x: [&[f32]; N],
+    y: &[E],
+) -> [S::Vector; N] {
     let x = x.map(|x| &x[..y.len()]);
     let mut sums = [isa.splat(0.0); N];
     let (chunks, rest) = y.as_chunks::<LANES>();
     for (i, y) in chunks.iter().enumerate() {
-        let y = isa.load(y);
+        let y = E::load(isa, y);
         for (sum, x) in sums.iter_mut().zip(&x) {
             let x = x[i * LANES..].first_chunk().expect("x is as long as y");
             *sum = isa.multiply_add(isa.load(x), y, *sum);
@@ -94,11 +99,11 @@ fn dot_lanes<S: VectorMath, const N: usize>(isa: S, x: [&[f32]; N], y: &[f32]) -
 
 /// `y += a[0] * x[0]`, then `y += a[1] * x[1]` and so on.
 #[inline(always)]
-pub fn add_scaled<S: VectorMath, const N: usize>(
+pub fn add_scaled<S: VectorMath, E: Element, const N: usize>(
     isa: S,
     y: &mut [f32],
     a: [f32; N],
-    x: [&[f32]; N],
+    x: [&[E]; N],
 ) {
     let x = x.map(|x| &x[..y.len()]);
     let (chunks, rest) = y.as_chunks_mut::<LANES>();
@@ -107,13 +112,13 @@ pub fn add_scaled<S: VectorMath, const N: usize>(
         let mut sum = isa.load(y);
         for (a, x) in a.iter().zip(&x) {
             let x = x[i * LANES..].first_chunk().expect("x is as long as y");
-            sum = isa.multiply_add(isa.splat(*a), isa.load(x), sum);
+            sum = isa.multiply_add(isa.splat(*a), E::load(isa, x), sum);
         }
         isa.store(sum, y);
     }
     for (i, y) in rest.iter_mut().enumerate() {
         for (a, x) in a.iter().zip(&x) {
-            *y = isa.multiply_add_one(*a, x[first_of_rest + i], *y);
+            *y = isa.multiply_add_one(*a, x[first_of_rest + i].widen(), *y);
         }
     }
 }

@@ -73,7 +73,11 @@ impl CustomOp1 for QuantisedMatmul {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = Tensor::from_slice(contiguous_slice(x, layout)?, layout.shape(), &Device::Cpu)?;
+        let x = Tensor::from_slice(
+            contiguous_slice::<f32>(x, layout)?,
+            layout.shape(),
+            &Device::Cpu,
+        )?;
         let y = self
             .method
             .forward_autocast(&x)?
