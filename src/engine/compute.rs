@@ -14,7 +14,8 @@ use super::request::RequestError;
 use super::scheduler::Work;
 use super::sequence::Sequence;
 use crate::model::bank::NormBank;
-use crate::model::kv_cache::{KvCache, KvType};
+use crate::model::key_values::{KeyValues, cache_of};
+use crate::model::kv_cache::KvType;
 use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
@@ -28,7 +29,7 @@ pub(super) struct Compute {
     /// By slot: the digest of the values that image features depend on.
     vision: Vec<Digest>,
     /// `None` only while it is being replaced.
-    cache: Option<KvCache>,
+    cache: Option<Box<dyn KeyValues>>,
 }
 
 /// What became of a run for several sequences.
@@ -181,7 +182,7 @@ impl Compute {
         let batch = batch::build(works)?;
         let logits = self
             .model
-            .forward(&batch.step, &self.bank, self.cache.as_ref())?;
+            .forward(&batch.step, &self.bank, self.cache.as_deref())?;
         let wanted = (batch.step.logits_rows.len(), shape.vocab_size);
         if logits.dims2()? != wanted {
             bail!(
@@ -267,11 +268,9 @@ fn new_cache(
     model: &dyn MedVlm,
     rows: usize,
     kv_type: KvType,
-) -> std::result::Result<KvCache, EngineError> {
-    KvCache::new(model.shape(), rows, kv_type, model.device()).map_err(|source| {
-        EngineError::Allocate {
-            what: "KV cache",
-            source,
-        }
+) -> std::result::Result<Box<dyn KeyValues>, EngineError> {
+    cache_of(model, rows, kv_type).map_err(|source| EngineError::Allocate {
+        what: "KV cache",
+        source,
     })
 }

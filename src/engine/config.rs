@@ -119,11 +119,14 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::paged::PAGE_ROWS;
 
     #[test]
     fn defaults_are_valid_and_each_number_has_its_least() {
         let config = EngineConfig::default();
         config.check().unwrap();
+        // On a device a block is a page, or its keys would have to be gathered for every token.
+        assert_eq!(config.block_rows, PAGE_ROWS);
         let field_of = |config: EngineConfig| match config.check() {
             Err(EngineError::TooSmall { field, .. }) => field,
             other => panic!("{other:?}"),

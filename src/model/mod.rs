@@ -10,27 +10,30 @@
 //! - [`ops`]: the operations, each with its backward.
 //! - [`linear`], [`norm_site`]: the two building blocks of a layer.
 //! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
-//! - [`kv_cache`]: keys and values of running sequences.
+//! - [`key_values`]: the wall to where keys and values of running sequences are kept: in rows of the CPU's
+//!   memory ([`kv_cache`]) or in pages of a device ([`paged`]).
 
 pub mod bank;
 pub mod clip;
 pub mod config;
 pub mod decoder;
+pub mod key_values;
 pub mod kv_cache;
 pub mod linear;
 pub mod llava;
 pub mod norm_site;
 pub mod ops;
 pub mod outline;
+pub mod paged;
 pub mod parameters;
 pub mod step;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use norma_adapters::SiteTable;
 
 use bank::NormBank;
 use config::LlavaConfig;
-use kv_cache::KvCache;
+use key_values::KeyValues;
 use step::Step;
 
 /// The numbers of a model that its users need.
@@ -52,6 +55,8 @@ pub struct ModelShape {
     pub n_layers: usize,
     /// Width of a key (and a value) row.
     pub kv_width: usize,
+    /// Width of a head of the decoder; divides `kv_width`.
+    pub head_dim: usize,
 }
 
 impl ModelShape {
@@ -66,6 +71,7 @@ impl ModelShape {
             tower_layers: config.vision.used_layers(),
             n_layers: config.decoder.num_hidden_layers,
             kv_width: config.decoder.kv_width(),
+            head_dim: config.decoder.head_dim,
         }
     }
 }
@@ -92,6 +98,11 @@ pub trait MedVlm: Send {
     /// The device that it lives on.
     fn device(&self) -> &Device;
 
+    /// The type of its activations between a norm and the sum behind it, and so of new keys and values.
+    fn activations(&self) -> DType {
+        DType::F32
+    }
+
     /// Features of `n` images, `[n * image_tokens, hidden]`. `pixels`: `[n, 3, size, size]`, normalised;
     /// `slots`: the adapter slot of each image.
     fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor>;
@@ -108,6 +119,11 @@ pub trait MedVlm: Send {
             .map(Some)
     }
 
-    /// Logits of the step's wanted rows, `[wanted, vocab]`. `cache` is needed if the step stores its keys.
-    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor>;
+    /// Logits of the step's wanted rows, `[wanted, vocab]`, f32. `cache` is needed if the step stores its keys.
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor>;
 }

@@ -49,6 +49,9 @@ pub struct BenchArgs {
     /// Another tokenizer.json than the base's own.
     #[arg(long, value_name = "FILE", requires = "base")]
     tokenizer: Option<PathBuf>,
+    /// Where the model lives: cpu, or cuda:N where this program was built for it.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
     /// What weights are held as, see `norma serve --help`.
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightType>,

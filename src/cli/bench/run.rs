@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use norma::base::{Base, OpenOptions};
+use norma::base::{Base, OpenOptions, device};
 
 use super::load::{self, Load};
 use super::local::{self, Local, Setup};
@@ -59,13 +59,26 @@ pub async fn in_process(args: &BenchArgs, plan: &Plan) -> anyhow::Result<Report>
     let aliases: Vec<String> = (0..slots.slots)
         .map(|seed| format!("bench-{seed}"))
         .collect();
-    step("one stream against the machine's limits");
-    let runs = (plan.tokens, plan.repeats);
-    let reached = limits::measure((&base, weights, &main), &machine, runs).await?;
+    let mut reached = None;
+    let on_cpu = args.device == "cpu";
+    if on_cpu {
+        step("one stream against the machine's limits");
+        let runs = (plan.tokens, plan.repeats);
+        reached = Some(limits::measure((&base, weights, &main), &machine, runs).await?);
+    }
     let mut report = common(&target, plan, &aliases).await?;
+    if !on_cpu {
+        let device = &args.device;
+        let fractions = format!("{device}'s own limits: the machine's figures are the CPU's");
+        report.not_measured.push(fractions);
+    }
     report.machine = machine;
-    report.target = name;
-    report.reached = Some(reached);
+    report.target = if on_cpu {
+        name
+    } else {
+        format!("{name} on {}", args.device)
+    };
+    report.reached = reached;
     let parameters = base.outline().parameters.iter();
     report.base = Some(BaseFigures {
         parameters: parameters
@@ -181,7 +194,11 @@ fn open_base(args: &BenchArgs, folder: &Path) -> anyhow::Result<(Base, String)> 
         bundle::unpack_base(&path)?;
         (path, "phantom".into())
     };
-    let base = Base::open(&path, &OpenOptions::default());
+    let options = OpenOptions {
+        device: device::named(&args.device).with_context(|| format!("--device {}", args.device))?,
+        ..OpenOptions::default()
+    };
+    let base = Base::open(&path, &options);
     Ok((base.context("the base cannot be used")?, name))
 }
 
