@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::kv_cache::{KvCache, KvType};
+use super::kv_cache::{self, KvCache, KvType};
 use super::ops::Kernels;
 use super::ops::attention::{AttentionLayout, Heads, attention};
 use super::paged::{self, PagedCache};
@@ -75,7 +75,7 @@ pub fn cache_of(
 /// Bytes of a token's keys and values in such a cache, all layers.
 pub fn token_bytes(shape: &ModelShape, kv_type: KvType, device: &Device) -> usize {
     if device.is_cpu() {
-        kv_type.token_bytes(shape)
+        kv_cache::token_bytes(shape, kv_type)
     } else {
         paged::token_bytes(shape, kv_type)
     }

@@ -5,6 +5,7 @@
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
+//! - [`interchange`]: PEFT's files, averages, differences.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
@@ -17,6 +18,7 @@ pub mod decode;
 pub mod eval;
 pub mod folder;
 pub mod frozen;
+pub mod interchange;
 pub mod learner;
 pub mod lesson;
 pub mod model_card;

@@ -4,6 +4,7 @@
 //! and in [`commands`].
 
 mod commands;
+mod interchange_commands;
 mod record_commands;
 
 use std::path::PathBuf;
@@ -35,6 +36,14 @@ enum Command {
     Eval(Eval),
     /// Writes a list of a real set's questions, for a program that asks a server.
     Questions(Questions),
+    /// Makes an adapter file of an LN-tuning adapter that PEFT saved.
+    Import(interchange_commands::Import),
+    /// Writes an adapter for PEFT to load.
+    Export(interchange_commands::Export),
+    /// Shows how far two adapters lie from each other, site by site.
+    Diff(interchange_commands::Diff),
+    /// Makes one adapter of several, their mean by weight.
+    Average(interchange_commands::Average),
     /// The phantom world.
     #[command(subcommand)]
     Phantom(Phantom),
@@ -201,6 +210,10 @@ fn main() -> ExitCode {
             Some(source) => record_commands::eval(&arguments, source),
         },
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
+        Command::Import(arguments) => interchange_commands::import(&arguments),
+        Command::Export(arguments) => interchange_commands::export(&arguments),
+        Command::Diff(arguments) => interchange_commands::compare_two(&arguments),
+        Command::Average(arguments) => interchange_commands::merge(&arguments),
         Command::Phantom(Phantom::Export(arguments)) => commands::export(&arguments),
     };
     match done {

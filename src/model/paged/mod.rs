@@ -43,8 +43,7 @@ pub struct PagedCache {
 }
 
 impl PagedCache {
-    /// At least `capacity` rows, in whole pages.
-    /// Memory: [`token_bytes`] a row.
+    /// At least `capacity` rows, in whole pages. Memory: [`token_bytes`] a row.
     pub fn new(
         shape: &ModelShape,
         capacity: usize,
