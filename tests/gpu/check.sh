@@ -64,11 +64,16 @@ if [ "$device" != cpu ]; then
 fi
 
 # One test at a time: they share the device's memory, and figures of one are not mixed with another's.
+# A filter that no test has is a failure too.
+suite() {
+    "$SUITE" --test-threads 1 --nocapture "$1" 2>&1 | tee "$logs/output"
+    [ "${PIPESTATUS[0]}" = 0 ] && grep -q '^test result: ok. [1-9]' "$logs/output"
+}
 figures='(parity in|mix in|pages in|crowd).* on |^test result|FAILED$'
-part pages "$figures" "$SUITE" --test-threads 1 --nocapture pages::
-part parity "$figures" "$SUITE" --test-threads 1 --nocapture on_device::
-part self-tests "$figures" "$SUITE" --test-threads 1 --nocapture a_self_test_holds_on_the_device
-part engine "$figures" "$SUITE" --test-threads 1 --nocapture an_engine_on_the_device
+part pages "$figures" suite pages::
+part parity "$figures" suite on_device::
+part self-tests "$figures" suite a_self_test_holds_on_the_device
+part engine "$figures" suite an_engine_on_the_device
 
 # Without the lines that say what begins.
 tables='^[^.]'
