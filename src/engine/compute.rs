@@ -4,9 +4,10 @@
 //! who ends after a failure, is decided elsewhere.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use norma_adapters::{AdapterValues, Digest};
+use norma_adapters::{AdapterValues, BASE_SLOT, Digest};
 
 use super::batch;
 use super::config::{EngineConfig, EngineError};
@@ -21,7 +22,7 @@ use crate::model::{ImageEncoding, MedVlm};
 /// The model and what it reads and writes.
 pub(super) struct Compute {
     model: Box<dyn MedVlm>,
-    base_row: Vec<f32>,
+    base_row: Arc<[f32]>,
     bank_slots: usize,
     cache_rows: usize,
     kv_type: KvType,
@@ -75,7 +76,7 @@ impl Compute {
         Ok(Self {
             model,
             vision,
-            base_row,
+            base_row: base_row.into(),
             bank_slots: config.bank_slots,
             cache_rows,
             kv_type,
@@ -109,6 +110,13 @@ impl Compute {
             message: first_line(&error),
         })?;
         self.vision[slot as usize] = values.vision_digest();
+        Ok(())
+    }
+
+    /// Lets a slot that nothing reads hold the base's values, so that the bank keeps no other row for it.
+    pub fn clear(&mut self, slot: u32) -> Result<()> {
+        self.bank.fill(slot, Arc::clone(&self.base_row))?;
+        self.vision[slot as usize] = self.vision[BASE_SLOT];
         Ok(())
     }
 
@@ -156,15 +164,15 @@ impl Compute {
         })
     }
 
-    /// Goes on with a part of the tower that takes about as long as a prompt of `rows` rows; features once
-    /// all is done.
+    /// Goes on with a part of the tower that takes about as long as a prompt of `rows` rows, one layer at
+    /// least; features once all is done.
     pub fn continue_image(
         &self,
         encoding: &mut ImageEncoding,
         rows: usize,
     ) -> std::result::Result<Option<Tensor>, Fault> {
         let shape = self.model.shape();
-        let n_layers = (shape.tower_layers * rows).div_ceil(shape.tower_rows);
+        let n_layers = (shape.tower_layers * rows / shape.tower_rows).max(1);
         guarded(|| self.model.continue_images(encoding, n_layers, &self.bank))
     }
 
