@@ -10,7 +10,6 @@ use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
-use norma_trainer::data::source::Source;
 use norma_trainer::data::{DataSet, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
@@ -27,13 +26,14 @@ use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
 use crate::commands::{adapter_row, bar, open, open_as, read_json, watched, write};
+use crate::set_options::Set;
 use crate::{Eval, Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
 /// part with the pictures and without.
-pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
+pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
     let recipe: RecordRecipe = read_json(&arguments.recipe)?;
-    let set = read(source)?;
+    let set = source.read_checked()?;
     let train: Vec<&Record> = set.split(Split::Train).collect();
     ensure!(!train.is_empty(), "{source} has no training records");
     let texts = train
@@ -67,7 +67,7 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     let (seen, blank) = (seen?, blank?);
     println!("validation: {seen}\n     blank: {blank}");
     let card = model_card::text(&model_card::Facts {
-        source,
+        citation: &set.about.cited(),
         records: train.len(),
         digest: &digest(train.iter().copied())?,
         recipe: &recipe,
@@ -80,13 +80,13 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
 
 /// Tunes norms on a set's training part less a fold, measures the fold before and after, writes the
 /// adapter.
-pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
+pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let recipe: TuneRecipe = read_json(&arguments.recipe)?;
     let fold = arguments
         .held
         .fold()?
         .context("name the held-out part with --folds")?;
-    let set = read(source)?;
+    let set = source.read_checked()?;
     let (train, held_out) = fold.part(set.split(Split::Train));
     ensure!(
         !train.is_empty() && !held_out.is_empty(),
@@ -104,7 +104,7 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     );
     let lessons: Vec<Lesson> = images
         .iter()
-        .map(|(path, records)| teacher.lesson(path, records, Look::Picture))
+        .map(|(image, records)| teacher.lesson(image, records, Look::Picture))
         .collect::<Result<_>>()?;
     let start = Instant::now();
     let bar = bar(recipe.schedule.steps as u64);
@@ -137,7 +137,7 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
         task: Task::Vqa,
         scope: recipe.scope,
         recipe: json!({
-            "set": source.layout.citation(),
+            "set": set.about.cited(),
             "held_out": { "folds": arguments.held.folds, "part": arguments.held.hold_out,
                           "seed": arguments.held.fold_seed },
             "tune": recipe,
@@ -156,13 +156,13 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
 }
 
 /// Measures a base, with an adapter or without, with the pictures and without.
-pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
+pub fn eval(arguments: &Eval, source: &Set) -> Result<()> {
     let (base, around) = open_as(&arguments.base, arguments.weights)?;
     let row = match &arguments.adapter {
         None => base.row.clone(),
         Some(path) => adapter_row(&base, path)?,
     };
-    let set = read(source)?;
+    let set = source.read_checked()?;
     let records = arguments.held.of(&set, arguments.part.into())?;
     for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
         println!(
@@ -175,9 +175,12 @@ pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
 
 /// Writes the held-out questions for a program that asks a server.
 pub fn list_questions(arguments: &Questions) -> Result<()> {
-    let set = read(&arguments.data)?;
+    let set = arguments.set.read_checked()?;
     let records = arguments.held.of(&set, arguments.part.into())?;
-    let text = questions::to_json(&arguments.data.to_string(), records.iter().copied())?;
+    let images = arguments.out.with_extension("images");
+    let files = questions::image_files(records.iter().copied(), &images)?;
+    let source = arguments.set.to_string();
+    let text = questions::to_json(&source, records.iter().copied(), &files)?;
     write(&arguments.out, format!("{text}\n").as_bytes())?;
     println!("{} questions in {}", records.len(), arguments.out.display());
     Ok(())
@@ -212,17 +215,4 @@ fn marks(
     let teacher = RecordTeacher::new(around, *base.model.shape())?;
     let answers = answers(&base.model, norms.bank(), &teacher, records, look)?;
     Ok(Marks::new(records, &answers))
-}
-
-/// Reads a set and says what was wrong with it.
-fn read(source: &Source) -> Result<DataSet> {
-    let set = source.read()?;
-    for problem in &set.problems {
-        println!("{problem}");
-    }
-    let leaks = set.leaks().len();
-    if leaks > 0 {
-        println!("{leaks} images occur in more than one of the set's own parts");
-    }
-    Ok(set)
 }

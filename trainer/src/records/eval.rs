@@ -38,7 +38,7 @@ impl Marks {
         let right = |wanted: Option<bool>| {
             let pairs = records.iter().zip(answers);
             let pairs =
-                pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.closed == closed));
+                pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.is_closed() == closed));
             share(pairs.map(|(record, answer)| compare(answer) == compare(&record.answer)))
         };
         Self {
@@ -87,12 +87,12 @@ pub fn answers(
     for chunk in gathered.chunks(TOGETHER) {
         let lessons = chunk
             .iter()
-            .map(|(path, records)| teacher.lesson(path, records, look))
+            .map(|(image, records)| teacher.lesson(image, records, look))
             .collect::<Result<Vec<_>>>()?;
-        for ((path, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
+        for ((image, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
             let own = places
                 .iter()
-                .filter(|(_, record)| record.image.as_path() == *path);
+                .filter(|(_, record)| record.shown() == *image);
             for ((place, _), answer) in own.zip(answers) {
                 texts[*place] = teacher.text(&answer.tokens)?;
             }
@@ -104,7 +104,7 @@ pub fn answers(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::tests::record;
+    use crate::data::imitation::record;
 
     #[test]
     fn marks_are_given_closed_and_open_apart() {

@@ -1,15 +1,13 @@
 //! From records to what a model is taught. In: an image's records. Out: a [`Lesson`], with the inputs
 //! that the server makes of the same picture and question. It must not know losses or weights.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use norma::model::ModelShape;
 use norma::preprocess::{ContentPart, Message, PromptToken};
 
 use crate::adapter::Surroundings;
 use crate::batch::Dialogue;
-use crate::data::Record;
+use crate::data::{Image, Record};
 use crate::lesson::Lesson;
 use crate::pictures;
 
@@ -59,7 +57,7 @@ impl<'a> RecordTeacher<'a> {
     }
 
     /// The lesson of one image's records.
-    pub fn lesson(&self, image: &Path, records: &[&Record], look: Look) -> Result<Lesson> {
+    pub fn lesson(&self, image: &Image, records: &[&Record], look: Look) -> Result<Lesson> {
         let pixels = match look {
             Look::Picture => {
                 let picture = pictures::read(image)?;
