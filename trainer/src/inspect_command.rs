@@ -1,7 +1,6 @@
 //! `norma-train inspect`: what a data set holds, as a table or as JSON, and a contact sheet.
 
-#![expect(clippy::print_stdout, reason = "the output of a command")]
-
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -58,10 +57,15 @@ pub fn inspect(arguments: &Inspect) -> Result<()> {
     let count: Option<inspect::CountTokens> = tokenizer.is_some().then_some(&count);
     let mut found = inspect::inspect(&set, facts.as_ref(), count);
     found.card_licence = inspect::card_licence(&arguments.data.path);
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
+    let text = if arguments.json {
+        format!("{}\n", serde_json::to_string_pretty(&found)?)
     } else {
-        print!("{found}");
+        found.to_string()
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough, as `head` has.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        written => written?,
     }
     if let Some(path) = &arguments.contact_sheet {
         let sheet = inspect::contact_sheet(&set, arguments.sheet_images);

@@ -43,11 +43,14 @@ impl FromStr for Shares {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let numbers: Option<Vec<f64>> = text.split(',').map(|one| one.trim().parse().ok()).collect();
+        let numbers: Option<Vec<f64>> =
+            text.split(',').map(|one| one.trim().parse().ok()).collect();
         match numbers.as_deref() {
             Some(&[train, validation, test])
                 if train > 0.0
-                    && [train, validation, test].iter().all(|one| one.is_finite() && *one >= 0.0) =>
+                    && [train, validation, test]
+                        .iter()
+                        .all(|one| one.is_finite() && *one >= 0.0) =>
             {
                 Ok(Self([train, validation, test]))
             }
@@ -87,7 +90,7 @@ pub(super) fn deal(drafts: Vec<&mut Draft>, deal: &Deal, groups: &str) -> Option
     }
     let (by, keys) = match deal.by.unwrap_or(By::Group) {
         By::Group => (groups, drafts.iter().map(|one| one.group.clone()).collect()),
-        By::Image => ("image", by_image(&drafts)),
+        By::Image => ("images", by_image(&drafts)),
     };
     for (draft, key) in drafts.into_iter().zip(keys) {
         draft.split = Some(deal.split_of(&key));
@@ -99,7 +102,7 @@ pub(super) fn deal(drafts: Vec<&mut Draft>, deal: &Deal, groups: &str) -> Option
         "as the set has no split"
     };
     Some(format!(
-        "split by {by}, {train}/{validation}/{test} with seed {}, {why}",
+        "split by whole {by}, {train}/{validation}/{test} with seed {}, {why}",
         deal.seed
     ))
 }
@@ -118,7 +121,7 @@ fn by_image(drafts: &[&mut Draft]) -> Vec<String> {
     (0..drafts.len())
         .map(|at| {
             let at = root(&mut parent, at);
-            name(&drafts[at].images[0])
+            drafts[at].images[0].short()
         })
         .collect()
 }
@@ -129,19 +132,6 @@ fn root(parent: &mut [usize], mut at: usize) -> usize {
         at = parent[at];
     }
     at
-}
-
-/// An image's name that does not depend on where the set lies.
-fn name(image: &Image) -> String {
-    let last = |path: &std::path::Path, parts: usize| {
-        let all: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-        all[all.len().saturating_sub(parts)..].join("/")
-    };
-    match image {
-        // The folder tells `xmlab1/source.jpg` from `xmlab2/source.jpg`.
-        Image::File(path) => last(path, 2),
-        Image::Cell { table, row, .. } => format!("{}#{row}", last(table, 1)),
-    }
 }
 
 #[cfg(test)]
@@ -168,10 +158,10 @@ mod tests {
         let mut drafts: Vec<Draft> = (0..3_000)
             .map(|at| draft(&format!("patient{}", at / 3), &["a/b.png"]))
             .collect();
-        let remark = deal(drafts.iter_mut().collect(), &Deal::default(), "patient");
+        let remark = deal(drafts.iter_mut().collect(), &Deal::default(), "patients");
         assert_eq!(
             remark.unwrap(),
-            "split by patient, 80/10/10 with seed 0, as the set has no split"
+            "split by whole patients, 80/10/10 with seed 0, as the set has no split"
         );
         let of = |at: usize| drafts[at].split.unwrap();
         let mut counts = BTreeMap::new();
@@ -198,7 +188,7 @@ mod tests {
                 draft("3", &[c, a]),
                 draft("4", &[d]),
             ];
-            deal(drafts.iter_mut().collect(), &asked, "study").unwrap();
+            deal(drafts.iter_mut().collect(), &asked, "studies").unwrap();
             assert_eq!(drafts[0].split, drafts[1].split, "tied by the third");
             assert_eq!(drafts[0].split, drafts[2].split);
         }

@@ -78,7 +78,9 @@ pub fn check(set: &mut DataSet) -> BTreeMap<Image, Facts> {
         problems.extend(faults.into_iter().map(|kind| Problem {
             place: record.place.clone(),
             kind: match kind {
-                ProblemKind::BadImage { name, reason } if stands => ProblemKind::BadView { name, reason },
+                ProblemKind::BadImage { name, reason } if stands => {
+                    ProblemKind::BadView { name, reason }
+                }
                 other => other,
             },
         }));
@@ -95,7 +97,9 @@ mod tests {
     #[test]
     fn what_cannot_be_decoded_is_listed_and_left_out() {
         let folder = Folder::new();
-        folder.write("good.png", png(1)).write("cut.png", &png(2)[..40]);
+        folder
+            .write("good.png", png(1))
+            .write("cut.png", &png(2)[..40]);
         folder.write("film.dcm", [vec![0; 128], b"DICM".to_vec()].concat());
         let at = |name: &str| folder.path().join(name);
         let mut study = record(at("cut.png"), "Which?", "left");
@@ -111,13 +115,20 @@ mod tests {
         let facts = check(&mut set);
         let good = &facts[&Image::from(at("good.png"))];
         assert_eq!(facts.len(), 1);
-        assert_eq!((good.width, good.height, good.grey, good.jpeg), (9, 6, false, false));
+        assert_eq!(
+            (good.width, good.height, good.grey, good.jpeg),
+            (9, 6, false, false)
+        );
         assert!(!good.looks_grey);
         assert_eq!(set.records.len(), 2);
         assert_eq!(set.records[1].images, [Image::from(at("good.png"))]);
         let found = faults(&set);
-        assert!(matches!(&found[0].1, ProblemKind::BadImage { reason, .. } if reason.contains("DICOM")));
-        assert!(matches!(&found[1].1, ProblemKind::BadView { reason, .. } if reason.contains("ends before")));
+        assert!(
+            matches!(&found[0].1, ProblemKind::BadImage { reason, .. } if reason.contains("DICOM"))
+        );
+        assert!(
+            matches!(&found[1].1, ProblemKind::BadView { reason, .. } if reason.contains("ends before"))
+        );
         assert_eq!(set.dropped().count(), 1);
     }
 }

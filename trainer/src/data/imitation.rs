@@ -52,7 +52,9 @@ pub(crate) fn picture(seed: u8) -> RgbImage {
 
 pub(crate) fn png(seed: u8) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture(seed).write_to(&mut bytes, ImageFormat::Png).unwrap();
+    picture(seed)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }
 

@@ -236,10 +236,16 @@ mod tests {
         let text = |text: &str| Ok(text.to_owned());
         let none = || Err(ProblemKind::Missing { field: "findings" });
         let both = Section::Both;
-        assert_eq!(both.of(text("Clear."), text("Normal.")), text("Clear. Normal."));
+        assert_eq!(
+            both.of(text("Clear."), text("Normal.")),
+            text("Clear. Normal.")
+        );
         assert_eq!(both.of(none(), text("Normal.")), text("Normal."));
         assert_eq!(both.of(none(), none()), none());
         assert_eq!(Section::Findings.of(none(), text("Normal.")), none());
-        assert_eq!(Section::Impression.of(none(), text("Normal.")), text("Normal."));
+        assert_eq!(
+            Section::Impression.of(none(), text("Normal.")),
+            text("Normal.")
+        );
     }
 }

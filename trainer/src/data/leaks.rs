@@ -12,8 +12,8 @@ use super::{DataSet, Image, Record, Split, compare};
 /// What one split shares with an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leak {
-    /// What is shared: the set's groups, `image` for equal image bytes, `row` for equal image, question
-    /// and answer.
+    /// What is shared: the set's groups, images of equal bytes, or rows of equal image, question and
+    /// answer.
     pub what: String,
     pub earlier: Split,
     pub later: Split,
@@ -43,7 +43,7 @@ pub fn of_images(set: &DataSet, digests: &BTreeMap<&Image, [u8; 32]>) -> Vec<Lea
     let mut names: BTreeMap<[u8; 32], String> = BTreeMap::new();
     let mut named = |image: &Image| {
         let digest = *digests.get(image)?;
-        let name = names.entry(digest).or_insert_with(|| image.to_string());
+        let name = names.entry(digest).or_insert_with(|| image.short());
         Some(name.clone())
     };
     let names: BTreeMap<&Image, String> = set
@@ -52,17 +52,20 @@ pub fn of_images(set: &DataSet, digests: &BTreeMap<&Image, [u8; 32]>) -> Vec<Lea
         .flat_map(|record| &record.images)
         .filter_map(|image| Some((image, named(image)?)))
         .collect();
-    between(set, "image", |record| {
+    between(set, "images of equal bytes", |record| {
         let images = record.images.iter();
-        images.filter_map(|image| names.get(image).cloned()).collect()
+        images
+            .filter_map(|image| names.get(image).cloned())
+            .collect()
     })
 }
 
 /// Rows in more than one split: the same image, question and answer.
 pub fn of_rows(set: &DataSet) -> Vec<Leak> {
-    between(set, "row", |record| {
+    between(set, "rows", |record| {
         let (question, answer) = (compare(&record.question), compare(&record.answer));
-        vec![format!("{}: {question} {answer}", record.shown())]
+        let image = record.shown();
+        vec![format!("{}: {question} {answer}", image.short())]
     })
 }
 
@@ -86,7 +89,8 @@ fn between(set: &DataSet, what: &str, keys: impl Fn(&Record) -> Vec<String>) -> 
                 continue;
             }
             let of_later = || keyed.iter().filter(|(split, _)| *split == later);
-            let touched = of_later().filter(|(_, keys)| keys.iter().any(|key| shared.contains(key)));
+            let touched =
+                of_later().filter(|(_, keys)| keys.iter().any(|key| shared.contains(key)));
             leaks.push(Leak {
                 what: what.into(),
                 earlier,
@@ -95,7 +99,11 @@ fn between(set: &DataSet, what: &str, keys: impl Fn(&Record) -> Vec<String>) -> 
                 of: after.len(),
                 records: touched.count(),
                 of_records: of_later().count(),
-                examples: shared.iter().take(EXAMPLES).map(|key| (*key).clone()).collect(),
+                examples: shared
+                    .iter()
+                    .take(EXAMPLES)
+                    .map(|key| (*key).clone())
+                    .collect(),
             });
         }
     }
@@ -106,8 +114,14 @@ impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} {}s in {} also occur in {} ({} of its {} records)",
-            self.shared, self.of, self.what, self.later, self.earlier, self.records, self.of_records
+            "{} of {} {} in {} also occur in {} ({} of its {} records)",
+            self.shared,
+            self.of,
+            self.what,
+            self.later,
+            self.earlier,
+            self.records,
+            self.of_records
         )
     }
 }
@@ -119,7 +133,7 @@ mod tests {
 
     fn set(rows: &[(&str, &str, &str, Split)]) -> DataSet {
         let mut set = DataSet::default();
-        set.about.groups = "patient";
+        set.about.groups = "patients";
         for (image, group, answer, split) in rows {
             let mut one = record(*image, "Which side?", answer);
             (one.group, one.split) = ((*group).into(), *split);
@@ -147,10 +161,16 @@ mod tests {
         );
         assert_eq!(leaks[0].examples, ["p1"]);
         let rows = of_rows(&set);
-        assert_eq!((rows.len(), rows[0].later, rows[0].shared), (1, Validation, 1));
+        assert_eq!(
+            (rows.len(), rows[0].later, rows[0].shared),
+            (1, Validation, 1)
+        );
         // The file `d` is a copy of `a`.
         let images = ["a", "b", "c", "d"].map(Image::from);
-        let digests: BTreeMap<_, _> = images.iter().zip([[1; 32], [2; 32], [3; 32], [1; 32]]).collect();
+        let digests: BTreeMap<_, _> = images
+            .iter()
+            .zip([[1; 32], [2; 32], [3; 32], [1; 32]])
+            .collect();
         let found: Vec<_> = of_images(&set, &digests)
             .into_iter()
             .map(|leak| (leak.earlier, leak.later, leak.shared, leak.records))
@@ -160,7 +180,10 @@ mod tests {
 
     #[test]
     fn a_clean_split_has_no_leak() {
-        let set = set(&[("a", "p1", "left", Split::Train), ("b", "p2", "left", Split::Test)]);
+        let set = set(&[
+            ("a", "p1", "left", Split::Train),
+            ("b", "p2", "left", Split::Test),
+        ]);
         assert!(of_groups(&set).is_empty() && of_rows(&set).is_empty());
     }
 }

@@ -89,7 +89,11 @@ mod tests {
 
     #[test]
     fn a_question_list_has_what_a_script_needs() {
-        let records = [record("/a/one.png", "It's what?", "superficial to the skin")];
+        let records = [record(
+            "/a/one.png",
+            "It's what?",
+            "superficial to the skin",
+        )];
         let files = image_files(&records, Path::new("/not/needed")).unwrap();
         let text = to_json("vqa-rad:x", &records, &files).unwrap();
         let list: Value = serde_json::from_str(&text).unwrap();

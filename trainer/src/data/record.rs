@@ -106,6 +106,21 @@ impl Image {
     }
 }
 
+impl Image {
+    /// The end of its place: enough to tell a set's images apart, wherever the set lies. The folder tells
+    /// `xmlab1/source.jpg` from `xmlab2/source.jpg`.
+    pub fn short(&self) -> String {
+        let last = |path: &Path, parts: usize| {
+            let all: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+            all[all.len().saturating_sub(parts)..].join("/")
+        };
+        match self {
+            Self::File(path) => last(path, 3),
+            Self::Cell { table, row, .. } => format!("{}#{row}", last(table, 1)),
+        }
+    }
+}
+
 impl<P: Into<PathBuf>> From<P> for Image {
     fn from(path: P) -> Self {
         Self::File(path.into())

@@ -121,10 +121,16 @@ mod tests {
         assert_eq!(source.path, Path::new("/data/VQA RAD"));
         assert_eq!(source.to_string(), "vqa-rad:/data/VQA RAD");
         let plain: Source = "/data/slake".parse().unwrap();
-        assert_eq!((plain.format, plain.to_string()), (None, "/data/slake".into()));
+        assert_eq!(
+            (plain.format, plain.to_string()),
+            (None, "/data/slake".into())
+        );
         for bad in ["slake:", "other:/data", ""] {
             let error = bad.parse::<Source>().unwrap_err().to_string();
-            assert!(error.contains("FORMAT:FOLDER, FORMAT one of slake, "), "{error}");
+            assert!(
+                error.contains("FORMAT:FOLDER, FORMAT one of slake, "),
+                "{error}"
+            );
         }
     }
 
@@ -133,19 +139,29 @@ mod tests {
         let folder = Folder::new();
         folder.write("readme.txt", "nothing");
         let refuse = |format: &str| {
-            let source: Source = format!("{format}{}", folder.path().display()).parse().unwrap();
+            let source: Source = format!("{format}{}", folder.path().display())
+                .parse()
+                .unwrap();
             source.read(&Options::default()).unwrap_err().to_string()
         };
         let error = refuse("");
         assert!(error.contains("is in no layout that is known"), "{error}");
         let error = refuse("slake:");
-        assert!(error.contains("not in the layout `slake`, which has train.json"), "{error}");
-        folder.write("VQA_RAD Dataset Public.json", "[]").write("own.jsonl", "");
+        assert!(
+            error.contains("not in the layout `slake`, which has train.json"),
+            "{error}"
+        );
+        folder
+            .write("VQA_RAD Dataset Public.json", "[]")
+            .write("own.jsonl", "");
         let error = refuse("");
         assert!(error.contains("could be `vqa-rad` or `jsonl`"), "{error}");
         let arrow = Folder::new();
         arrow.write("dataset_dict.json", "{}");
-        let error = arrow.read_with(&Options::default()).unwrap_err().to_string();
+        let error = arrow
+            .read_with(&Options::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("write the set as Parquet"), "{error}");
         let gone: Source = "/nowhere/at/all".parse().unwrap();
         let error = gone.read(&Options::default()).unwrap_err().to_string();

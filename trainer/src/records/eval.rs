@@ -37,8 +37,8 @@ impl Marks {
     pub fn new(records: &[&Record], answers: &[String]) -> Self {
         let right = |wanted: Option<bool>| {
             let pairs = records.iter().zip(answers);
-            let pairs =
-                pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.is_closed() == closed));
+            let pairs = pairs
+                .filter(|(record, _)| wanted.is_none_or(|closed| record.is_closed() == closed));
             share(pairs.map(|(record, answer)| compare(answer) == compare(&record.answer)))
         };
         Self {
@@ -90,9 +90,7 @@ pub fn answers(
             .map(|(image, records)| teacher.lesson(image, records, look))
             .collect::<Result<Vec<_>>>()?;
         for ((image, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
-            let own = places
-                .iter()
-                .filter(|(_, record)| record.shown() == *image);
+            let own = places.iter().filter(|(_, record)| record.shown() == *image);
             for ((place, _), answer) in own.zip(answers) {
                 texts[*place] = teacher.text(&answer.tokens)?;
             }

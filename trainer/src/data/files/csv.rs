@@ -19,7 +19,10 @@ pub(in crate::data) fn read(path: &Path) -> Result<Vec<Row>, DataError> {
     let Some((_, header)) = rows.next() else {
         return Ok(Vec::new());
     };
-    let header: Vec<String> = header.iter().map(|name| text(name).trim().to_owned()).collect();
+    let header: Vec<String> = header
+        .iter()
+        .map(|name| text(name).trim().to_owned())
+        .collect();
     Ok(rows
         .map(|(mut place, record)| {
             place.index -= 1;
@@ -81,12 +84,24 @@ fn records(path: &Path, separator: u8) -> Result<Vec<(Place, ByteRecord)>, DataE
         .delimiter(separator)
         .from_reader(bytes.as_slice());
     let mut records = Vec::new();
+    // The reader's own count of lines is one behind where lines end with CR and LF.
+    let (mut line, mut counted) = (1, 0);
     for record in reader.byte_records() {
         let record = record.map_err(|error| DataError::format(path, error))?;
+        let start = record.position().map_or(counted, |at| at.byte() as usize);
+        let blank = bytes[start..]
+            .iter()
+            .take_while(|one| matches!(one, b'\r' | b'\n'));
+        let start = start + blank.count();
+        line += bytes[counted..start]
+            .iter()
+            .filter(|one| **one == b'\n')
+            .count();
+        counted = start;
         let place = Place {
             file: file.clone(),
             index: records.len(),
-            line: record.position().map(|at| at.line() as usize),
+            line: Some(line),
         };
         records.push((place, record));
     }
@@ -107,14 +122,17 @@ mod tests {
     use super::*;
     use crate::data::imitation::Folder;
 
-    const TABLE: &[u8] = b"\xEF\xBB\xBFid, text\r\n1,\"two\r\nlines, quoted\"\r\n2,caf\xE9\r\n3\r\n";
+    const TABLE: &[u8] =
+        b"\xEF\xBB\xBFid, text\r\n1,\"two\r\nlines, quoted\"\r\n2,caf\xE9\r\n3\r\n";
 
     #[test]
     fn rows_have_names_and_lines_packed_or_not() {
         let folder = Folder::new();
         let mut packed = GzEncoder::new(Vec::new(), Compression::default());
         packed.write_all(&TABLE[3..]).unwrap();
-        folder.write("a.csv", TABLE).write("b.csv.gz", packed.finish().unwrap());
+        folder
+            .write("a.csv", TABLE)
+            .write("b.csv.gz", packed.finish().unwrap());
         assert_eq!(plain_or_packed(folder.path(), "c.csv"), None);
         for name in ["a.csv", "b.csv"] {
             let rows = read(&plain_or_packed(folder.path(), name).unwrap()).unwrap();
@@ -133,7 +151,9 @@ mod tests {
             );
         }
         folder.write("c.csv.gz", "not packed at all");
-        let error = read(&folder.path().join("c.csv.gz")).unwrap_err().to_string();
+        let error = read(&folder.path().join("c.csv.gz"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("c.csv.gz: "), "{error}");
     }
 

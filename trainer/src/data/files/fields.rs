@@ -10,7 +10,10 @@ use crate::data::AnswerType;
 const LOST: char = '\u{FFFD}';
 
 /// A field as text. Numbers are read as they are written; `NULL` is how some sets write nothing.
-pub(in crate::data) fn field(row: &Map<String, Value>, name: &'static str) -> Result<String, ProblemKind> {
+pub(in crate::data) fn field(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<String, ProblemKind> {
     let text = match row.get(name) {
         None | Some(Value::Null) => return Err(ProblemKind::Missing { field: name }),
         Some(Value::String(text)) => clean(text),
@@ -134,7 +137,8 @@ mod tests {
 
     #[test]
     fn answer_types_survive_blanks_and_case() {
-        let read = |value: &str| answer_type(&Map::from_iter([("t".to_owned(), json!(value))]), "t");
+        let read =
+            |value: &str| answer_type(&Map::from_iter([("t".to_owned(), json!(value))]), "t");
         assert_eq!(read("CLOSED "), Ok(AnswerType::Closed));
         assert_eq!(read("open"), Ok(AnswerType::Open));
         assert!(matches!(read("maybe"), Err(ProblemKind::Unknown { .. })));

@@ -184,7 +184,10 @@ mod tests {
     fn arrays_of_an_object_are_named_and_rows_counted_through() {
         let folder = Folder::new();
         let path = folder.path().join("a.json");
-        folder.write("a.json", "{\"train\": [{\"a\": 1},\n{}], \"val\": [],\n\"test\":[{}]}");
+        folder.write(
+            "a.json",
+            "{\"train\": [{\"a\": 1},\n{}], \"val\": [],\n\"test\":[{}]}",
+        );
         let rows = read_named(&path).unwrap();
         let shown: Vec<_> = rows
             .iter()

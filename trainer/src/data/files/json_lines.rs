@@ -25,7 +25,10 @@ pub(in crate::data) fn read(path: &Path) -> Result<Vec<PerhapsRow>, DataError> {
             Ok(_) => Err("a line must be one JSON object".into()),
             Err(error) => Err(error.to_string()),
         };
-        (place, row.map_err(|reason| ProblemKind::Malformed { reason }))
+        (
+            place,
+            row.map_err(|reason| ProblemKind::Malformed { reason }),
+        )
     });
     Ok(rows.collect())
 }
@@ -38,12 +41,23 @@ mod tests {
     #[test]
     fn faulty_lines_are_named_and_others_read() {
         let folder = Folder::new();
-        folder.write("a.jsonl", "\u{FEFF}{\"a\": 1}\r\n\n{\"a\": \n[2]\n{\"a\": 3}");
+        folder.write(
+            "a.jsonl",
+            "\u{FEFF}{\"a\": 1}\r\n\n{\"a\": \n[2]\n{\"a\": 3}",
+        );
         let rows = read(&folder.path().join("a.jsonl")).unwrap();
-        let lines: Vec<_> = rows.iter().map(|(place, row)| (place.line, row.is_ok())).collect();
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|(place, row)| (place.line, row.is_ok()))
+            .collect();
         assert_eq!(
             lines,
-            [(Some(1), true), (Some(3), false), (Some(4), false), (Some(5), true)]
+            [
+                (Some(1), true),
+                (Some(3), false),
+                (Some(4), false),
+                (Some(5), true)
+            ]
         );
         let Err(ProblemKind::Malformed { reason }) = &rows[2].1 else {
             panic!("{rows:?}")

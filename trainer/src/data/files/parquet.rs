@@ -103,7 +103,10 @@ pub(in crate::data) fn cell(path: &Path, column: &str, row: usize) -> Result<Vec
         values
             .read_records(1, levels, None, &mut found)
             .map_err(failed)?;
-        return found.first().map(|one| one.data().to_vec()).ok_or_else(missing);
+        return found
+            .first()
+            .map(|one| one.data().to_vec())
+            .ok_or_else(missing);
     }
     Err(missing())
 }
@@ -144,12 +147,7 @@ fn leaf(reader: &SerializedFileReader<File>, image: &str) -> String {
     }
 }
 
-fn picture_of(
-    value: Field,
-    table: &Arc<Path>,
-    column: &Arc<str>,
-    row: usize,
-) -> Option<Picture> {
+fn picture_of(value: Field, table: &Arc<Path>, column: &Arc<str>, row: usize) -> Option<Picture> {
     let inside = |bytes: &ByteArray| {
         let image = Image::Cell {
             table: table.clone(),

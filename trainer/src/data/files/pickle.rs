@@ -125,7 +125,11 @@ impl Machine<'_> {
         let value: Option<Value> = match code {
             b'I' if line == "00" || line == "01" => Some((line == "01").into()),
             b'I' => line.parse::<i64>().ok().map(Into::into),
-            b'L' => line.trim_end_matches('L').parse::<i64>().ok().map(Into::into),
+            b'L' => line
+                .trim_end_matches('L')
+                .parse::<i64>()
+                .ok()
+                .map(Into::into),
             b'F' => line.parse::<f64>().ok().map(Into::into),
             b'S' => quoted(&line).map(Into::into),
             _ => unescape(&line, b"u").map(Into::into),
@@ -249,7 +253,9 @@ impl Machine<'_> {
         if self.stack.len() <= floor {
             return Err(self.corrupt("too few values"));
         }
-        self.stack.pop().ok_or_else(|| self.corrupt("too few values"))
+        self.stack
+            .pop()
+            .ok_or_else(|| self.corrupt("too few values"))
     }
 
     fn top(&self) -> Result<usize, PickleError> {
@@ -284,16 +290,20 @@ impl Machine<'_> {
     /// A little-endian number of at most eight bytes.
     fn unsigned(&mut self, bytes: usize) -> Result<u64, PickleError> {
         let taken = self.take(bytes)?;
-        Ok(taken.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        Ok(taken
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
     }
 
+    /// A line; its bytes are Latin-1.
     fn line(&mut self) -> Result<String, PickleError> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|byte| *byte == b'\n');
         let end = end.ok_or(PickleError::Truncated)?;
         self.at += end + 1;
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
-        Ok(String::from_utf8_lossy(line).into_owned())
+        Ok(line.iter().copied().map(char::from).collect())
     }
 
     fn corrupt(&self, what: &'static str) -> PickleError {
@@ -301,12 +311,7 @@ impl Machine<'_> {
     }
 
     /// The value at a place, with its parts in it.
-    fn unfold(
-        &self,
-        place: usize,
-        depth: usize,
-        budget: &mut usize,
-    ) -> Result<Value, PickleError> {
+    fn unfold(&self, place: usize, depth: usize, budget: &mut usize) -> Result<Value, PickleError> {
         let node = &self.nodes[place];
         let cost = match node {
             Node::Plain(Value::String(text)) => text.len() + 1,
@@ -319,7 +324,9 @@ impl Machine<'_> {
         match node {
             Node::Plain(value) => Ok(value.clone()),
             Node::List(parts) => {
-                let parts = parts.iter().map(|part| self.unfold(*part, depth + 1, budget));
+                let parts = parts
+                    .iter()
+                    .map(|part| self.unfold(*part, depth + 1, budget));
                 Ok(Value::Array(parts.collect::<Result<_, _>>()?))
             }
             Node::Dict(pairs) => {
@@ -337,12 +344,19 @@ impl Machine<'_> {
     }
 }
 
-/// The text of a Python 2 literal such as `'it\'s'`.
+/// The text of a Python 2 literal such as `'it\'s'`, which stands for bytes.
 fn quoted(line: &str) -> Option<String> {
     let line = line.trim();
-    let quote = line.chars().next().filter(|one| matches!(one, '\'' | '"'))?;
+    let quote = line
+        .chars()
+        .next()
+        .filter(|one| matches!(one, '\'' | '"'))?;
     let inner = line.strip_prefix(quote)?.strip_suffix(quote)?;
-    unescape(inner, b"\\'\"nrtx")
+    let bytes: Vec<u8> = unescape(inner, b"\\'\"nrtx")?
+        .chars()
+        .map(|one| one as u8)
+        .collect();
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Resolves escapes of the kinds named; `u` stands for `\uXXXX` and `\UXXXXXXXX`.

@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn names_may_lack_an_ending_and_may_not_lead_away() {
         let folder = Folder::new();
-        folder.write("a/one.png", "1").write("b/one.jpg", "1").write("b/c/two.jpg", "2");
+        folder
+            .write("a/one.png", "1")
+            .write("b/one.jpg", "1")
+            .write("b/c/two.jpg", "2");
         let folders = [folder.path().join("a"), folder.path().join("b")];
         assert!(image(&folders, "one").unwrap().ends_with("a/one.png"));
         assert!(image(&folders, "one.jpg").unwrap().ends_with("b/one.jpg"));
@@ -70,7 +73,10 @@ mod tests {
             let fault = image(&folders, name).unwrap_err();
             assert_eq!(fault, ProblemKind::ImageName { name: name.into() });
         }
-        assert!(matches!(image(&folders, "c"), Err(ProblemKind::NoImage { .. })));
+        assert!(matches!(
+            image(&folders, "c"),
+            Err(ProblemKind::NoImage { .. })
+        ));
     }
 
     #[test]
@@ -88,9 +94,18 @@ mod tests {
             views(&names, find)
         };
         let gone = |name: &str| ProblemKind::NoView { name: name.into() };
-        assert_eq!(of(&["a", "here"]), Ok((vec!["here".into()], vec![gone("a")])));
-        assert_eq!(of(&["a", "b"]), Err(ProblemKind::NoImage { name: "a".into() }));
+        assert_eq!(
+            of(&["a", "here"]),
+            Ok((vec!["here".into()], vec![gone("a")]))
+        );
+        assert_eq!(
+            of(&["a", "b"]),
+            Err(ProblemKind::NoImage { name: "a".into() })
+        );
         assert_eq!(of(&[]), Err(ProblemKind::Missing { field: "image" }));
-        assert!(matches!(of(&["here", "../there"]), Err(ProblemKind::ImageName { .. })));
+        assert!(matches!(
+            of(&["here", "../there"]),
+            Err(ProblemKind::ImageName { .. })
+        ));
     }
 }

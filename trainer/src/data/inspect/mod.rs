@@ -152,11 +152,7 @@ fn answers<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<String, us
     counts
 }
 
-fn part(
-    records: &[&Record],
-    train: &BTreeMap<String, usize>,
-    tokens: Option<CountTokens>,
-) -> Part {
+fn part(records: &[&Record], train: &BTreeMap<String, usize>, tokens: Option<CountTokens>) -> Part {
     let words = |text: &str| text.split_whitespace().count();
     let questions = |count: CountTokens| lengths(records.iter().map(|one| count(&one.question)));
     let answers_of = |count: CountTokens| lengths(records.iter().map(|one| count(&one.answer)));
@@ -169,7 +165,9 @@ fn part(
     let answers = answers(records.iter().copied());
     // Of equally frequent answers, the first in the alphabet.
     let most = answers.iter().rev().max_by_key(|(_, count)| **count);
-    let unseen = answers.iter().filter(|(answer, _)| !train.contains_key(*answer));
+    let unseen = answers
+        .iter()
+        .filter(|(answer, _)| !train.contains_key(*answer));
     Part {
         records: records.len(),
         images: images.len(),
@@ -208,7 +206,11 @@ fn images(facts: &BTreeMap<Image, Facts>) -> Images {
     let range = |side: fn(&Facts) -> u32| {
         let mut sides: Vec<u32> = facts.values().map(side).collect();
         sides.sort_unstable();
-        [sides[0], sides[(sides.len() - 1) / 2], sides[sides.len() - 1]]
+        [
+            sides[0],
+            sides[(sides.len() - 1) / 2],
+            sides[sides.len() - 1],
+        ]
     };
     Images {
         count: facts.len(),

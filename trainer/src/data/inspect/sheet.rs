@@ -14,8 +14,7 @@ const CELL: u32 = 128;
 const FRAME: u32 = 4;
 const BLANK: Rgb<u8> = Rgb([24, 24, 24]);
 
-/// Up to `count` images, taken evenly from each split's first to its last, in rows of about equal length
-/// and width. Frames tell splits apart: white for train, blue for validation, orange for test. Only
+/// About `count` images, taken evenly from each split's first to its last, one of each at least. Frames tell splits apart: white for train, blue for validation, orange for test. Only
 /// images that can be decoded are shown.
 pub fn contact_sheet(set: &DataSet, count: usize) -> RgbImage {
     let chosen = choose(set, count.max(1));
@@ -28,7 +27,12 @@ pub fn contact_sheet(set: &DataSet, count: usize) -> RgbImage {
         let frame = RgbImage::from_pixel(cell, cell, colour(*split));
         replace(&mut sheet, &frame, i64::from(x), i64::from(y));
         let back = RgbImage::from_pixel(CELL, CELL, BLANK);
-        replace(&mut sheet, &back, i64::from(x + FRAME), i64::from(y + FRAME));
+        replace(
+            &mut sheet,
+            &back,
+            i64::from(x + FRAME),
+            i64::from(y + FRAME),
+        );
         let small = fitted(picture);
         let left = x + FRAME + (CELL - small.width()) / 2;
         let top = y + FRAME + (CELL - small.height()) / 2;
@@ -71,7 +75,7 @@ fn choose(set: &DataSet, count: usize) -> Vec<(Split, RgbImage)> {
     let mut chosen = Vec::new();
     for (split, images) in images {
         // Each split gets its share, and one at least.
-        let share = (images.len() * count).div_ceil(all.max(1)).min(images.len());
+        let share = (images.len() * count / all.max(1)).max(1).min(images.len());
         for at in 0..share {
             let image = images[at * images.len() / share];
             let picture = image.bytes().ok();
@@ -104,8 +108,15 @@ mod tests {
         let cell = CELL + 2 * FRAME;
         assert_eq!(sheet.dimensions(), (4 * cell, 3 * cell));
         assert_eq!(*sheet.get_pixel(0, 0), colour(Split::Train));
-        assert_eq!(*sheet.get_pixel(2 * cell + 1, 2 * cell + 1), colour(Split::Test));
-        assert_eq!(*sheet.get_pixel(3 * cell + 1, 2 * cell + 1), BLANK, "an empty cell");
+        assert_eq!(
+            *sheet.get_pixel(2 * cell + 1, 2 * cell + 1),
+            colour(Split::Test)
+        );
+        assert_eq!(
+            *sheet.get_pixel(3 * cell + 1, 2 * cell + 1),
+            BLANK,
+            "an empty cell"
+        );
         // The first picture is 9 wide and 6 high, so that it fills the cell from side to side.
         assert_eq!(*sheet.get_pixel(cell / 2, FRAME + 2), BLANK);
         let left = sheet.get_pixel(FRAME + 1, cell / 2).0;

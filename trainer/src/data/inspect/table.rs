@@ -52,7 +52,8 @@ type Line<'a> = (&'a str, &'a dyn Fn(&Part) -> String);
 impl Inspection {
     fn write_parts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f)?;
-        let of_type = |kind| move |part: &Part| part.answer_types.get(&kind).unwrap_or(&0).to_string();
+        let of_type =
+            |kind| move |part: &Part| part.answer_types.get(&kind).unwrap_or(&0).to_string();
         let closed = of_type(AnswerType::Closed);
         let open = of_type(AnswerType::Open);
         let reports = of_type(AnswerType::Report);
@@ -64,12 +65,18 @@ impl Inspection {
             ("closed", &closed),
             ("open", &open),
             ("reports", &reports),
-            ("words of a question", &|part| shown(Some(part.question_words))),
+            ("words of a question", &|part| {
+                shown(Some(part.question_words))
+            }),
             ("words of an answer", &|part| shown(Some(part.answer_words))),
             ("tokens of a question", &|part| shown(part.question_tokens)),
             ("tokens of an answer", &|part| shown(part.answer_tokens)),
-            ("distinct answers", &|part| part.distinct_answers.to_string()),
-            ("answers not in train", &|part| part.answers_not_in_train.to_string()),
+            ("distinct answers", &|part| {
+                part.distinct_answers.to_string()
+            }),
+            ("answers not in train", &|part| {
+                part.answers_not_in_train.to_string()
+            }),
             ("most frequent answer", &most_frequent),
             ("  and its share", &|part| {
                 let share = part.most_frequent_answer.1 as f64 / part.records as f64;

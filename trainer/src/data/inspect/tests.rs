@@ -23,7 +23,10 @@ fn folder() -> Folder {
     let folder = Folder::new();
     folder
         .write("set.jsonl", rows.join("\n"))
-        .write("README.md", "---\nlicense: cc-by-4.0\n---\n# Set\nlicense: other\n")
+        .write(
+            "README.md",
+            "---\nlicense: cc-by-4.0\n---\n# Set\nlicense: other\n",
+        )
         .write("a.png", png(1))
         .write("copy.png", png(1))
         .write("b.png", png(2))
@@ -73,7 +76,7 @@ fn leaks_and_faults_are_said() {
         leaks,
         [
             "1 of 2 groups in test also occur in train (1 of its 2 records)",
-            "1 of 2 images in test also occur in train (1 of its 2 records)",
+            "1 of 2 images of equal bytes in test also occur in train (1 of its 2 records)",
         ]
     );
     let faults: Vec<_> = found
@@ -89,7 +92,11 @@ fn leaks_and_faults_are_said() {
             ("repeats an earlier row", 1, false),
         ]
     );
-    assert!(found.faults[1].first[0].contains("set.jsonl:8, row 7"), "{:?}", found.faults);
+    assert!(
+        found.faults[1].first[0].contains("set.jsonl:8, row 7"),
+        "{:?}",
+        found.faults
+    );
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn the_table_shows_what_the_json_holds() {
         "its card says: cc-by-4.0",
         "6 records",
         "sha256:",
-        "1 of 2 images in test also occur in train",
+        "1 of 2 images of equal bytes in test also occur in train",
         "left out",
         "set.jsonl:8",
         "`yes` 3",

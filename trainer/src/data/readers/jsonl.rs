@@ -26,7 +26,7 @@ impl Reader for Jsonl {
             files: "one or more .jsonl files",
             citation: "a set of one's own",
             licence: "licence not known",
-            groups: "group",
+            groups: "groups",
         }
     }
 
@@ -115,10 +115,12 @@ fn names(row: &Map<String, Value>) -> Result<Vec<String>, ProblemKind> {
         return Err(ProblemKind::Blank { field: "images" });
     }
     let name = |name: &Value| {
-        name.as_str().map(str::to_owned).ok_or(ProblemKind::Unknown {
-            field: "images",
-            got: name.to_string(),
-        })
+        name.as_str()
+            .map(str::to_owned)
+            .ok_or(ProblemKind::Unknown {
+                field: "images",
+                got: name.to_string(),
+            })
     };
     names.iter().map(name).collect()
 }
@@ -149,13 +151,22 @@ mod tests {
         let set = folder.read();
         assert_eq!(ids(&set, Split::Train), ["0", "2"]);
         assert_eq!(ids(&set, Split::Test), ["7"]);
-        assert_eq!((set.records[0].group.as_str(), set.records[0].is_closed()), ("p1", true));
+        assert_eq!(
+            (set.records[0].group.as_str(), set.records[0].is_closed()),
+            ("p1", true)
+        );
         let report = &set.records[1];
-        assert_eq!((report.question.as_str(), report.images.len()), (REPORT_QUESTION, 2));
+        assert_eq!(
+            (report.question.as_str(), report.images.len()),
+            (REPORT_QUESTION, 2)
+        );
         assert!(set.records[2].is_closed() && set.records[2].group == "a.png");
         let rows: Vec<usize> = faults(&set).iter().map(|(row, _)| *row).collect();
         assert_eq!(rows, [3, 4, 5, 6, 7, 8]);
-        assert!(matches!(set.problems[4].kind, ProblemKind::Malformed { .. }));
+        assert!(matches!(
+            set.problems[4].kind,
+            ProblemKind::Malformed { .. }
+        ));
         assert_eq!(set.problems[4].place.line, Some(8));
     }
 
@@ -163,12 +174,21 @@ mod tests {
     fn a_single_file_without_splits_is_dealt() {
         let folder = Folder::new();
         folder
-            .write("mine.jsonl", r#"{"image": "a.png", "report": "Clear.", "question": "Describe."}"#)
+            .write(
+                "mine.jsonl",
+                r#"{"image": "a.png", "report": "Clear.", "question": "Describe."}"#,
+            )
             .write("a.png", "1");
         let path = folder.path().join("mine.jsonl");
         let source: crate::data::source::Source = path.to_str().unwrap().parse().unwrap();
-        let set = source.read(&crate::data::intake::Options::default()).unwrap();
+        let set = source
+            .read(&crate::data::intake::Options::default())
+            .unwrap();
         assert_eq!(set.records[0].question, "Describe.");
-        assert!(set.remarks[0].contains("as the set has no split"), "{:?}", set.remarks);
+        assert!(
+            set.remarks[0].contains("as the set has no split"),
+            "{:?}",
+            set.remarks
+        );
     }
 }

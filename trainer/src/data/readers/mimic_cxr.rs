@@ -40,7 +40,7 @@ impl Reader for MimicCxr {
             files: "mimic-cxr-2.0.0-split.csv (or .csv.gz), and files/ with images and reports",
             citation: "MIMIC-CXR (Johnson et al., Sci Data 6:317, 2019)",
             licence: "PhysioNet Credentialed Health Data License: it may not be handed on",
-            groups: "patient",
+            groups: "patients",
         }
     }
 
@@ -59,7 +59,9 @@ impl Reader for MimicCxr {
             None => BTreeMap::new(),
         };
         if views.is_empty() {
-            intake.remark(format!("without {METADATA} no view is known: the first image may be lateral"));
+            intake.remark(format!(
+                "without {METADATA} no view is known: the first image may be lateral"
+            ));
         }
         // Studies in the order of the file, which has a row an image.
         let mut studies: Vec<Study> = Vec::new();
@@ -155,7 +157,9 @@ fn draft(
     let find = |name: &str| {
         let png = name.replace(".jpg", ".png");
         let found = tree::image(trees, name);
-        Ok(found.or_else(|fault| tree::image(trees, &png).map_err(|_| fault))?.into())
+        Ok(found
+            .or_else(|fault| tree::image(trees, &png).map_err(|_| fault))?
+            .into())
     };
     let (images, notes) = tree::views(&names, find)?;
     Ok(Draft {
@@ -206,9 +210,19 @@ mod tests {
                 "                 FINAL REPORT\n INDICATION:  ___F with cough\n \n FINDINGS: \n \n \
                  There is no focal consolidation\n as of ___.\n \n IMPRESSION: \n \n Normal.\n",
             )
-            .write("mimic-cxr-reports/files/p10/p10000032/s53189527.txt", " IMPRESSION: Clear.")
-            .write("mimic-cxr-reports/files/p10/p10000764/s53911762.txt", " FINDINGS: Clear.");
-        for image in ["50414267/02aa804e", "50414267/174413ec", "53189527/2a2277a9"] {
+            .write(
+                "mimic-cxr-reports/files/p10/p10000032/s53189527.txt",
+                " IMPRESSION: Clear.",
+            )
+            .write(
+                "mimic-cxr-reports/files/p10/p10000764/s53911762.txt",
+                " FINDINGS: Clear.",
+            );
+        for image in [
+            "50414267/02aa804e",
+            "50414267/174413ec",
+            "53189527/2a2277a9",
+        ] {
             folder.write(&format!("files/p10/p10000032/s{image}.jpg"), image);
         }
         folder
@@ -220,15 +234,27 @@ mod tests {
         assert_eq!(ids(&set, Split::Train), ["50414267"]);
         let record = &set.records[0];
         assert_eq!(record.answer, "There is no focal consolidation as of ___.");
-        assert_eq!((record.group.as_str(), record.images.len()), ("10000032", 2));
-        assert!(record.shown().to_string().ends_with("174413ec.jpg"), "the frontal view");
+        assert_eq!(
+            (record.group.as_str(), record.images.len()),
+            ("10000032", 2)
+        );
+        assert!(
+            record.shown().to_string().ends_with("174413ec.jpg"),
+            "the frontal view"
+        );
         let name = "p10/p10000764/s53911762/68b5c4b1.jpg".to_owned();
         let got = "`elsewhere`".to_owned();
         let wanted = [
             (2, ProblemKind::Missing { field: "FINDINGS" }),
             (3, ProblemKind::NoImage { name }),
             (4, ProblemKind::Missing { field: "report" }),
-            (5, ProblemKind::Unknown { field: "split", got }),
+            (
+                5,
+                ProblemKind::Unknown {
+                    field: "split",
+                    got,
+                },
+            ),
         ];
         assert_eq!(faults(&set), wanted);
         assert_eq!(set.problems[0].place.line, Some(4));

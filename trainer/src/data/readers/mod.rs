@@ -62,7 +62,7 @@ pub struct About {
     pub citation: &'static str,
     /// The set's licence as its makers state it. Copies may say otherwise; the copy's counts.
     pub licence: &'static str,
-    /// What a record's group is.
+    /// What records' groups are, in the plural.
     pub groups: &'static str,
 }
 
@@ -81,11 +81,7 @@ pub(super) fn named(format: &str) -> Option<&'static dyn Reader> {
 }
 
 /// The first of `nested` in a folder, or the folder, that `fits`.
-fn first_fitting(
-    folder: &Path,
-    nested: &[&str],
-    fits: impl Fn(&Path) -> bool,
-) -> Option<PathBuf> {
+fn first_fitting(folder: &Path, nested: &[&str], fits: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let inside = nested.iter().map(|name| folder.join(name));
     std::iter::once(folder.to_owned())
         .chain(inside)

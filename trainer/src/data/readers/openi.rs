@@ -28,7 +28,7 @@ impl Reader for OpenI {
             files: "indiana_reports.csv, indiana_projections.csv and images/images_normalized/",
             citation: "IU X-Ray (Demner-Fushman et al., JAMIA 23:304, 2016)",
             licence: "CC BY-NC-ND 4.0",
-            groups: "study",
+            groups: "studies",
         }
     }
 
@@ -124,7 +124,12 @@ mod tests {
         assert_eq!(set.records.len(), 1);
         let record = &set.records[0];
         assert_eq!(record.answer, "The heart is normal, no XXXX. Lungs clear.");
-        assert!(record.shown().to_string().ends_with("1_IM-0001-4001.dcm.png"));
+        assert!(
+            record
+                .shown()
+                .to_string()
+                .ends_with("1_IM-0001-4001.dcm.png")
+        );
         assert_eq!((record.images.len(), record.place.line), (2, Some(2)));
         let name = "4_IM-2050-1001.dcm.png".to_owned();
         let mut found = faults(&set);
@@ -136,8 +141,16 @@ mod tests {
             (4, ProblemKind::Blank { field: "uid" }),
         ];
         assert_eq!(found, wanted);
-        assert!(set.remarks[0].starts_with("split by study"), "{:?}", set.remarks);
-        assert!(set.remarks[1].starts_with("1 of 1 answers have words removed"), "{:?}", set.remarks);
+        assert!(
+            set.remarks[0].starts_with("split by whole studies"),
+            "{:?}",
+            set.remarks
+        );
+        assert!(
+            set.remarks[1].starts_with("1 of 1 answers have words removed"),
+            "{:?}",
+            set.remarks
+        );
     }
 
     #[test]
@@ -148,7 +161,10 @@ mod tests {
         };
         let set = imitation().read_with(&options).unwrap();
         let answers: Vec<_> = set.records.iter().map(|one| one.answer.as_str()).collect();
-        assert!(answers[0].ends_with("Lungs clear. Normal chest x-XXXX."), "{answers:?}");
+        assert!(
+            answers[0].ends_with("Lungs clear. Normal chest x-XXXX."),
+            "{answers:?}"
+        );
         assert_eq!(answers[1..], ["Large heart."]);
     }
 }

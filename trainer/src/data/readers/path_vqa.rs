@@ -32,13 +32,15 @@ impl Reader for PathVqa {
             files: "qas/train/train_qa.pkl (or qas/train_vqa.pkl), likewise val and test, and images/",
             citation: "PathVQA (He et al., arXiv 2003.10286)",
             licence: "MIT for the questions; the pictures are from textbooks and a digital library",
-            groups: "image",
+            groups: "images",
         }
     }
 
     fn root(&self, folder: &Path) -> Option<PathBuf> {
         first_fitting(folder, &["pvqa", "data"], |folder| {
-            SPLITS.iter().any(|(name, _)| pickle_of(folder, name).is_some())
+            SPLITS
+                .iter()
+                .any(|(name, _)| pickle_of(folder, name).is_some())
         })
     }
 
@@ -101,7 +103,9 @@ fn draft(
 /// The answer as the key of `{answer: 1}`.
 fn label(row: &Map<String, Value>) -> Result<String, ProblemKind> {
     let labels = row.get("label").and_then(Value::as_object);
-    let mut labels = labels.ok_or(ProblemKind::Missing { field: "label" })?.keys();
+    let mut labels = labels
+        .ok_or(ProblemKind::Missing { field: "label" })?
+        .keys();
     match (labels.next(), labels.next()) {
         (Some(answer), None) if !clean(answer).is_empty() => Ok(clean(answer)),
         (Some(_), Some(_)) => Err(ProblemKind::Unknown {
@@ -151,7 +155,11 @@ mod tests {
             [("image", image), ("question", question), ("answer", answer)]
         };
         let train = pickled(&[
-            &row("train_0422", "where are they  located?", "in the canals of hering"),
+            &row(
+                "train_0422",
+                "where are they  located?",
+                "in the canals of hering",
+            ),
             &row("train_0422", "are bile duct cells shown?", "yes"),
             &row("train_0422", "what is shown?", ""),
             &row("train_9", "what is shown?", "liver"),
@@ -174,7 +182,11 @@ mod tests {
         assert_eq!(ids(&set, Split::Test), ["77"]);
         assert_eq!(set.records[0].question, "where are they located?");
         assert_eq!(set.records[0].place.line, None);
-        let closed: Vec<_> = set.records.iter().map(crate::data::Record::is_closed).collect();
+        let closed: Vec<_> = set
+            .records
+            .iter()
+            .map(crate::data::Record::is_closed)
+            .collect();
         assert_eq!(closed, [false, true, true]);
         assert_eq!(set.records[2].answer, "no");
         let name = "train_9".to_owned();
@@ -191,6 +203,9 @@ mod tests {
         folder.write("qas/val/val_qa.pkl", "cposix\nsystem\n(Vecho\ntR.");
         let error = folder.read_with(&crate::data::intake::Options::default());
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("instruction 0x63, which could import"), "{error}");
+        assert!(
+            error.contains("instruction 0x63, which could import"),
+            "{error}"
+        );
     }
 }

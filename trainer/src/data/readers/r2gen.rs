@@ -27,7 +27,7 @@ impl Reader for R2Gen {
             files: "annotation.json and images/",
             citation: "IU X-Ray (Demner-Fushman et al., JAMIA 23:304, 2016) or MIMIC-CXR, in R2Gen's layout",
             licence: "IU X-Ray: CC BY-NC-ND 4.0; MIMIC-CXR: PhysioNet Credentialed Health Data License",
-            groups: "patient",
+            groups: "patients",
         }
     }
 
@@ -95,10 +95,12 @@ fn names(row: &Map<String, Value>) -> Result<Vec<String>, ProblemKind> {
     match row.get("image_path") {
         Some(Value::Array(names)) => {
             let name = |name: &Value| {
-                name.as_str().map(str::to_owned).ok_or(ProblemKind::Unknown {
-                    field: "image_path",
-                    got: name.to_string(),
-                })
+                name.as_str()
+                    .map(str::to_owned)
+                    .ok_or(ProblemKind::Unknown {
+                        field: "image_path",
+                        got: name.to_string(),
+                    })
             };
             names.iter().map(name).collect()
         }
@@ -148,16 +150,38 @@ mod tests {
         assert_eq!(ids(&set, Split::Validation), ["CXR2_IM-0652"]);
         assert_eq!(ids(&set, Split::Test), ["CXR4_IM-2"]);
         let first = &set.records[0];
-        assert_eq!((first.answer.as_str(), first.images.len()), ("Clear lungs.", 2));
-        assert_eq!((first.group.as_str(), first.question.as_str()), ("CXR1", REPORT_QUESTION));
+        assert_eq!(
+            (first.answer.as_str(), first.images.len()),
+            ("Clear lungs.", 2)
+        );
+        assert_eq!(
+            (first.group.as_str(), first.question.as_str()),
+            ("CXR1", REPORT_QUESTION)
+        );
         assert_eq!(first.answer_type, AnswerType::Report);
         let name = |name: &str| name.to_owned();
         let got = "train in the array of validation".to_owned();
         let wanted = [
             (1, ProblemKind::Blank { field: "report" }),
-            (3, ProblemKind::Unknown { field: "split", got }),
-            (4, ProblemKind::NoView { name: name("CXR4_IM-2/1.png") }),
-            (5, ProblemKind::NoImage { name: name("CXR5_IM-2/0.png") }),
+            (
+                3,
+                ProblemKind::Unknown {
+                    field: "split",
+                    got,
+                },
+            ),
+            (
+                4,
+                ProblemKind::NoView {
+                    name: name("CXR4_IM-2/1.png"),
+                },
+            ),
+            (
+                5,
+                ProblemKind::NoImage {
+                    name: name("CXR5_IM-2/0.png"),
+                },
+            ),
             (6, ProblemKind::Missing { field: "image" }),
         ];
         assert_eq!(faults(&set), wanted);
@@ -173,7 +197,11 @@ mod tests {
         let set = folder(&json!([one, other])).read();
         assert_eq!(set.records.len(), 2);
         assert_eq!(set.records[1].group, "17");
-        assert!(set.remarks[0].starts_with("split by patient, 80/10/10"), "{:?}", set.remarks);
+        assert!(
+            set.remarks[0].starts_with("split by whole patients, 80/10/10"),
+            "{:?}",
+            set.remarks
+        );
     }
 
     #[test]

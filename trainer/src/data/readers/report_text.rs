@@ -62,7 +62,10 @@ mod tests {
         let findings = section(REPORT, "FINDINGS").unwrap();
         assert_eq!(findings, "Lungs are clear. No effusion at 12:30.");
         assert_eq!(section(REPORT, "IMPRESSION").unwrap(), "Normal.");
-        assert_eq!(section(REPORT, "EXAMINATION").unwrap(), "CHEST (PA AND LAT)");
+        assert_eq!(
+            section(REPORT, "EXAMINATION").unwrap(),
+            "CHEST (PA AND LAT)"
+        );
         let joint = " FINDINGS AND IMPRESSION: Clear.\n";
         assert_eq!(section(joint, "FINDINGS").unwrap(), "Clear.");
     }
@@ -72,7 +75,10 @@ mod tests {
         let missing = Err(ProblemKind::Missing { field: "FINDINGS" });
         assert_eq!(section("IMPRESSION: Normal.", "FINDINGS"), missing);
         let blank = Err(ProblemKind::Blank { field: "FINDINGS" });
-        assert_eq!(section("FINDINGS:\n\nIMPRESSION: Normal.", "FINDINGS"), blank);
+        assert_eq!(
+            section("FINDINGS:\n\nIMPRESSION: Normal.", "FINDINGS"),
+            blank
+        );
         assert_eq!(section("FINDINGS: \n", "FINDINGS"), blank);
         let late = "FINDINGS:\nIMPRESSION: Normal.\nFINDINGS: Clear.\nTECHNIQUE: PA";
         assert_eq!(section(late, "FINDINGS").unwrap(), "Clear.");

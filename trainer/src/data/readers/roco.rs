@@ -35,7 +35,7 @@ impl Reader for Roco {
             files: "train/radiology/captions.txt (or traindata.csv), or train_captions.csv",
             citation: "ROCO (Pelka et al., LABELS 2018) or ROCOv2 (Rückert et al., Sci Data 11:688, 2024)",
             licence: "each figure under the licence of its article",
-            groups: "image, or article where its number is given",
+            groups: "articles",
         }
     }
 
@@ -160,20 +160,32 @@ mod tests {
             (2, ProblemKind::NoImage { name }),
         ];
         assert_eq!(found, wanted);
-        assert_eq!(set.remarks, ["the figures that are no radiology are left aside"]);
+        assert_eq!(
+            set.remarks,
+            ["the figures that are no radiology are left aside"]
+        );
     }
 
     #[test]
     fn captions_of_the_second_edition_are_read() {
         let folder = Folder::new();
         folder
-            .write("train_captions.csv", "ID,Caption\nROCOv2_2023_train_000001,Head CT.\n")
+            .write(
+                "train_captions.csv",
+                "ID,Caption\nROCOv2_2023_train_000001,Head CT.\n",
+            )
             .write("train_images/ROCOv2_2023_train_000001.jpg", "1")
-            .write("valid_captions.csv", "ID,Caption\nROCOv2_2023_valid_000001,\"MRI, brain.\"\n")
+            .write(
+                "valid_captions.csv",
+                "ID,Caption\nROCOv2_2023_valid_000001,\"MRI, brain.\"\n",
+            )
             .write("valid/ROCOv2_2023_valid_000001.jpg", "2");
         let set = folder.read();
         assert_eq!(ids(&set, Split::Train), ["ROCOv2_2023_train_000001"]);
-        assert_eq!(set.split(Split::Validation).next().unwrap().answer, "MRI, brain.");
+        assert_eq!(
+            set.split(Split::Validation).next().unwrap().answer,
+            "MRI, brain."
+        );
         assert!(set.problems.is_empty(), "{:?}", set.problems);
     }
 }

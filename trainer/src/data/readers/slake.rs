@@ -32,7 +32,7 @@ impl Reader for Slake {
             files: "train.json, validate.json (or validation.json), test.json and imgs/",
             citation: "SLAKE (Liu et al., ISBI 2021)",
             licence: "CC BY 4.0",
-            groups: "image",
+            groups: "images",
         }
     }
 
@@ -173,14 +173,27 @@ mod tests {
         let name = |name: &str| name.to_owned();
         let wanted = [
             (3, ProblemKind::Blank { field: "answer" }),
-            (4, ProblemKind::ImageName { name: name("../../etc/passwd") }),
-            (5, ProblemKind::NoImage { name: name("xmlab9/source.jpg") }),
+            (
+                4,
+                ProblemKind::ImageName {
+                    name: name("../../etc/passwd"),
+                },
+            ),
+            (
+                5,
+                ProblemKind::NoImage {
+                    name: name("xmlab9/source.jpg"),
+                },
+            ),
         ];
         assert_eq!(faults(&set), wanted);
         let shown = set.problems[0].to_string();
         let end = "train.json:5, row 3: `answer` is blank; left out";
         assert!(shown.ends_with(end), "{shown}");
         let strict = set.require_all().unwrap_err().to_string();
-        assert!(strict.starts_with("3 rows cannot be used; the first: "), "{strict}");
+        assert!(
+            strict.starts_with("3 rows cannot be used; the first: "),
+            "{strict}"
+        );
     }
 }

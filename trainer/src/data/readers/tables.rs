@@ -33,7 +33,7 @@ impl Reader for Tables {
             files: ".parquet files with a column `image`, in the folder or one below",
             citation: "a set in Parquet tables; see the card that came with it",
             licence: "licence as its card says",
-            groups: "image",
+            groups: "images",
         }
     }
 
@@ -128,13 +128,16 @@ fn draft(
         split,
         group,
         language: optional(fields, "q_lang")?.unwrap_or_else(|| "en".into()),
-        notes: lost(fields, &["question", "answer", "caption", "report", "findings", "text"]),
+        notes: lost(
+            fields,
+            &[
+                "question", "answer", "caption", "report", "findings", "text",
+            ],
+        ),
     })
 }
 
-fn exchange(
-    fields: &Map<String, Value>,
-) -> Result<(String, String, AnswerType), ProblemKind> {
+fn exchange(fields: &Map<String, Value>) -> Result<(String, String, AnswerType), ProblemKind> {
     if !fields.contains_key("answer") {
         let text = any_field(fields, &TEXTS)?;
         return Ok((REPORT_QUESTION.into(), text, AnswerType::Report));
@@ -185,10 +188,16 @@ mod tests {
         // Rows are found again across row groups, as their images were made: by their number.
         for (record, seed) in train.iter().zip([1, 2, 1, 4, 5]) {
             assert_eq!(record.shown().bytes().unwrap()[..8], png(1)[..8]);
-            assert_eq!(norma::preprocess::decode(
-                &record.shown().bytes().unwrap(),
-                &norma::preprocess::ImageLimits::default()
-            ).unwrap().get_pixel(0, 0).0, [seed * 10, 0, 0]);
+            assert_eq!(
+                norma::preprocess::decode(
+                    &record.shown().bytes().unwrap(),
+                    &norma::preprocess::ImageLimits::default()
+                )
+                .unwrap()
+                .get_pixel(0, 0)
+                .0,
+                [seed * 10, 0, 0]
+            );
         }
         let absent = ProblemKind::Missing { field: "image" };
         let blank = ProblemKind::Blank { field: "answer" };
@@ -197,7 +206,11 @@ mod tests {
         assert_eq!(found, [(3, absent), (6, blank)]);
         let said = "the tables do not tell open from closed answers: yes and no count as closed";
         assert_eq!(set.remarks, [said]);
-        assert_eq!(leaks::of_groups(&set)[0].shared, 1, "an image of the training part");
+        assert_eq!(
+            leaks::of_groups(&set)[0].shared,
+            1,
+            "an image of the training part"
+        );
         let before = digest(&set.records).unwrap();
         assert_eq!(digest(&mirror().read().records).unwrap(), before);
     }
@@ -208,7 +221,10 @@ mod tests {
         folder.write("validation/captions.parquet", CAPTIONS);
         folder.write("validation/figures/b.png", png(3));
         let set = folder.read();
-        assert_eq!(ids(&set, Split::Validation), ["ROCOv2_2023_valid_000001", "b"]);
+        assert_eq!(
+            ids(&set, Split::Validation),
+            ["ROCOv2_2023_valid_000001", "b"]
+        );
         assert_eq!(set.records[0].answer_type, AnswerType::Report);
         assert_eq!(set.records[1].shown().bytes().unwrap(), png(3));
         let name = "figures/c.png".to_owned();
@@ -219,7 +235,10 @@ mod tests {
     fn files_that_are_no_tables_are_named() {
         let folder = Folder::new();
         folder.write("train.parquet", "PAR1, perhaps");
-        let error = folder.read_with(&Options::default()).unwrap_err().to_string();
+        let error = folder
+            .read_with(&Options::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("train.parquet: "), "{error}");
         for length in [0, 4, 100, TRAIN.len() / 2, TRAIN.len() - 1] {
             folder.write("train.parquet", &TRAIN[..length]);

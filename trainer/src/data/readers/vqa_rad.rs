@@ -30,7 +30,7 @@ impl Reader for VqaRad {
             files: "`VQA_RAD Dataset Public.json` and `VQA_RAD Image Folder/`",
             citation: CITATION,
             licence: LICENCE,
-            groups: "image",
+            groups: "images",
         }
     }
 
@@ -106,9 +106,17 @@ mod tests {
         let mut bare = row(5, "para", "Which side?", "left");
         bare.as_object_mut().unwrap().remove("question_rephrase");
         let rows = json!([
-            closed(row("0", "freeform", "Are regions infarcted?", "Yes"), "CLOSED "),
+            closed(
+                row("0", "freeform", "Are regions infarcted?", "Yes"),
+                "CLOSED "
+            ),
             row(1, "freeform", "How many kidneys\tare in this image? ", 2),
-            row(2, "test_para", "It\u{FFFD}s what?", " superficial\nto the skin"),
+            row(
+                2,
+                "test_para",
+                "It\u{FFFD}s what?",
+                " superficial\nto the skin"
+            ),
             closed(row(3, "para", "Is this T1 or FLAIR?", "FLAIR"), "CLOSED"),
             row(4, "freeform", "What is it?", "NULL"),
             closed(bare, "CLOSED"),
@@ -152,7 +160,13 @@ mod tests {
             (2, ProblemKind::LostCharacters { field: "question" }),
             (4, ProblemKind::Missing { field: "answer" }),
             (6, ProblemKind::Duplicate { first: 1 }),
-            (7, ProblemKind::OtherSplit { first: 5, split: train }),
+            (
+                7,
+                ProblemKind::OtherSplit {
+                    first: 5,
+                    split: train,
+                },
+            ),
             (8, unknown),
         ];
         assert_eq!(faults(&set), wanted);

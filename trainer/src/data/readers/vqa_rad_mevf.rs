@@ -27,7 +27,7 @@ impl Reader for VqaRadMevf {
             files: "trainset.json and testset.json, the images in images/ or `VQA_RAD Image Folder/`",
             citation: CITATION,
             licence: LICENCE,
-            groups: "image",
+            groups: "images",
         }
     }
 
@@ -72,21 +72,38 @@ mod tests {
     #[test]
     fn frames_are_for_training_and_images_may_lie_beside() {
         let folder = Folder::new();
-        let train = json!([row(1, "freeform", 3), row(2, "frame", "left"), row(3, "other", "x")]);
-        let test = json!([row(1, "test_freeform", "right"), row(2, "test_para", "left")]);
+        let train = json!([
+            row(1, "freeform", 3),
+            row(2, "frame", "left"),
+            row(3, "other", "x")
+        ]);
+        let test = json!([
+            row(1, "test_freeform", "right"),
+            row(2, "test_para", "right")
+        ]);
         folder
             .write("rad/data_RAD/trainset.json", train.to_string())
             .write("rad/data_RAD/testset.json", test.to_string())
             .write("rad/data_RAD/imgid2idx.json", "{}")
             .write("rad/VQA_RAD Image Folder/synpic1.jpg", "1");
-        let source: crate::data::source::Source =
-            folder.path().join("rad/data_RAD").to_str().unwrap().parse().unwrap();
-        let set = source.read(&crate::data::intake::Options::default()).unwrap();
+        let source: crate::data::source::Source = folder
+            .path()
+            .join("rad/data_RAD")
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let set = source
+            .read(&crate::data::intake::Options::default())
+            .unwrap();
         assert_eq!(ids(&set, Split::Train), ["1", "2"]);
         assert_eq!(ids(&set, Split::Test), ["1", "2"]);
         assert_eq!(set.records[0].answer, "3");
         let got = "`other`".to_owned();
-        let unknown = ProblemKind::Unknown { field: "phrase_type", got };
+        let unknown = ProblemKind::Unknown {
+            field: "phrase_type",
+            got,
+        };
         assert_eq!(faults(&set), [(2, unknown)]);
     }
 }
