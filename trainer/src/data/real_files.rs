@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::intake::Options;
 use super::source::Source;
-use super::{DataSet, ProblemKind, Split, compare, images, leaks};
+use super::{DataSet, ProblemKind, Record, Split, compare, images, leaks};
 
 fn read(name: &str) -> Option<DataSet> {
     let folder = PathBuf::from(std::env::var_os("NORMA_REAL_DATA")?);
@@ -24,7 +24,7 @@ fn kinds(set: &DataSet, wanted: fn(&ProblemKind) -> bool) -> usize {
 }
 
 fn n_images(set: &DataSet, split: Split) -> usize {
-    let mut images: Vec<_> = set.split(split).map(|record| record.shown()).collect();
+    let mut images: Vec<_> = set.split(split).map(Record::shown).collect();
     images.sort_unstable();
     images.dedup();
     images.len()

@@ -93,10 +93,7 @@ fn records(path: &Path, separator: u8) -> Result<Vec<(Place, ByteRecord)>, DataE
             .iter()
             .take_while(|one| matches!(one, b'\r' | b'\n'));
         let start = start + blank.count();
-        line += bytes[counted..start]
-            .iter()
-            .filter(|one| **one == b'\n')
-            .count();
+        line += bytes[counted..start].split(|one| *one == b'\n').count() - 1;
         counted = start;
         let place = Place {
             file: file.clone(),

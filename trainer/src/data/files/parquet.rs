@@ -2,9 +2,12 @@
 //! rows, and where each row's image is; later the bytes of one image. It must not know what the other
 //! columns mean.
 
+use std::cell::RefCell;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parquet::basic::Type as PhysicalType;
 use parquet::column::reader::ColumnReader;
@@ -77,38 +80,96 @@ pub(in crate::data) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
 
 /// The bytes in one row of a column, named by its path such as `image.bytes`.
 pub(in crate::data) fn cell(path: &Path, column: &str, row: usize) -> Result<Vec<u8>, DataError> {
+    let read = |source| DataError::Read {
+        path: path.display().to_string(),
+        source,
+    };
+    let file = std::fs::metadata(path).map_err(read)?;
+    let state = (file.len(), file.modified().map_err(read)?);
+    LAST.with_borrow_mut(|last| {
+        let fits = |group: &Group| {
+            group.path == path
+                && group.column == column
+                && group.state == state
+                && group.rows.contains(&row)
+        };
+        let group = match last.take_if(|group| fits(group)) {
+            Some(group) => group,
+            None => group_of(path, column, row, state)?,
+        };
+        let group = last.insert(group);
+        let cell = group.cells[row - group.rows.start].as_ref();
+        cell.map(|bytes| bytes.data().to_vec())
+            .ok_or_else(|| missing(path, column, row))
+    })
+}
+
+thread_local! {
+    /// Writers put a thousand images into one compressed page, so that reading one costs as much as
+    /// reading its neighbours, which are mostly wanted next.
+    static LAST: RefCell<Option<Group>> = const { RefCell::new(None) };
+}
+
+/// A column of one row group, unpacked.
+struct Group {
+    path: PathBuf,
+    column: String,
+    /// The file's length and time, lest an older file's content be taken for a newer one's.
+    state: (u64, SystemTime),
+    rows: Range<usize>,
+    cells: Vec<Option<ByteArray>>,
+}
+
+fn missing(path: &Path, column: &str, row: usize) -> DataError {
+    DataError::format(path, format!("row {row} has no `{column}`"))
+}
+
+/// The row group that a row is in.
+fn group_of(
+    path: &Path,
+    column: &str,
+    row: usize,
+    state: (u64, SystemTime),
+) -> Result<Group, DataError> {
     let failed = |error: ParquetError| DataError::format(path, error);
-    let missing = || DataError::format(path, format!("row {row} has no `{column}`"));
     let reader = open(path)?;
     let schema = reader.metadata().file_metadata().schema_descr();
     let leaf = (0..schema.num_columns()).find(|at| schema.column(*at).path().string() == column);
-    let leaf = leaf.ok_or_else(missing)?;
+    let leaf = leaf.ok_or_else(|| missing(path, column, row))?;
     let highest = schema.column(leaf).max_def_level();
-    let mut before = 0;
+    let mut start = 0;
     for number in 0..reader.num_row_groups() {
         let group = reader.get_row_group(number).map_err(failed)?;
-        let rows = group.metadata().num_rows() as usize;
-        if row >= before + rows {
-            before += rows;
+        let rows = start..start + group.metadata().num_rows() as usize;
+        start = rows.end;
+        if !rows.contains(&row) {
             continue;
         }
-        let ColumnReader::ByteArrayColumnReader(mut values) =
-            group.get_column_reader(leaf).map_err(failed)?
-        else {
-            return Err(missing());
+        let values = group.get_column_reader(leaf).map_err(failed)?;
+        let ColumnReader::ByteArrayColumnReader(mut values) = values else {
+            return Err(missing(path, column, row));
         };
-        values.skip_records(row - before).map_err(failed)?;
         let (mut levels, mut found): (Vec<i16>, Vec<ByteArray>) = (Vec::new(), Vec::new());
-        let levels = (highest > 0).then_some(&mut levels);
+        let wanted = (highest > 0).then_some(&mut levels);
         values
-            .read_records(1, levels, None, &mut found)
+            .read_records(rows.len(), wanted, None, &mut found)
             .map_err(failed)?;
-        return found
-            .first()
-            .map(|one| one.data().to_vec())
-            .ok_or_else(missing);
+        let mut found = found.into_iter();
+        // A column without levels has a value in every row.
+        levels.resize(rows.len(), highest);
+        let cells = levels.iter().map(|level| {
+            let there = *level == highest;
+            if there { found.next() } else { None }
+        });
+        return Ok(Group {
+            path: path.to_owned(),
+            column: column.to_owned(),
+            state,
+            cells: cells.collect(),
+            rows,
+        });
     }
-    Err(missing())
+    Err(missing(path, column, row))
 }
 
 /// The tables in a folder, in the order of their names; one level of folders is looked into.

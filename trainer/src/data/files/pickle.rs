@@ -99,7 +99,7 @@ impl Machine<'_> {
                 0x95 => _ = self.take(8)?,
                 b'(' => self.marks.push(self.stack.len()),
                 b'0' => _ = self.pop()?,
-                b'1' => _ = self.to_mark()?,
+                b'1' => _ = self.down_to_mark()?,
                 b'2' => {
                     let top = self.top()?;
                     self.stack.push(top);
@@ -182,7 +182,7 @@ impl Machine<'_> {
         let node = match code {
             b']' | b')' => Node::List(Vec::new()),
             b'}' => Node::Dict(Vec::new()),
-            b'l' | b't' => Node::List(self.to_mark()?),
+            b'l' | b't' => Node::List(self.down_to_mark()?),
             b'd' => Node::Dict(self.pairs()?),
             _ => {
                 let length = usize::from(code - 0x84);
@@ -199,7 +199,7 @@ impl Machine<'_> {
     fn fill(&mut self, code: u8) -> Result<(), PickleError> {
         let (values, pairs) = match code {
             b'a' => (vec![self.pop()?], Vec::new()),
-            b'e' => (self.to_mark()?, Vec::new()),
+            b'e' => (self.down_to_mark()?, Vec::new()),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
                 (Vec::new(), vec![(key, value)])
@@ -263,7 +263,8 @@ impl Machine<'_> {
         top.ok_or_else(|| self.corrupt("too few values"))
     }
 
-    fn to_mark(&mut self) -> Result<Vec<usize>, PickleError> {
+    /// The values above the innermost mark, which goes.
+    fn down_to_mark(&mut self) -> Result<Vec<usize>, PickleError> {
         let mark = self.marks.pop();
         let mark = mark.ok_or_else(|| self.corrupt("a mark is missing"))?;
         if mark > self.stack.len() {
@@ -273,7 +274,7 @@ impl Machine<'_> {
     }
 
     fn pairs(&mut self) -> Result<Vec<(usize, usize)>, PickleError> {
-        let values = self.to_mark()?;
+        let values = self.down_to_mark()?;
         if values.len() % 2 != 0 {
             return Err(self.corrupt("a key without a value"));
         }

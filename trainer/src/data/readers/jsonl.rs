@@ -69,8 +69,11 @@ fn draft(
     let names = names(row)?;
     let (images, mut notes) = tree::views(&names, |name| {
         let path = folder.join(name);
-        let there = path.is_file().then(|| Image::File(path));
-        there.ok_or_else(|| ProblemKind::NoImage { name: name.into() })
+        if path.is_file() {
+            Ok(Image::File(path))
+        } else {
+            Err(ProblemKind::NoImage { name: name.into() })
+        }
     })?;
     notes.extend(lost(row, &["question", "answer", "report"]));
     let (question, answer, answer_type) = exchange(row)?;
