@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use norma::model::MedVlm;
 use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{self, Card, Surroundings};
@@ -47,7 +47,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
     };
     let around = surroundings(&recipe.sizes, tokenizer)?;
     let shape = norma::model::ModelShape::of(&config);
-    let rounds = Rounds::new(&recipe, &RecordTeacher::new(&around, shape)?, &train)?;
+    let teacher = RecordTeacher::new(&around, shape)?;
+    let train = fitting(source, &teacher, train)?;
+    let rounds = Rounds::new(&recipe, &teacher, &train)?;
 
     let base = watched(recipe.schedule.steps, |report| {
         learn(config, &recipe.plan(), rounds, report)
@@ -60,7 +62,8 @@ pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
         base.n_values(),
         base.row.len()
     );
-    let held_out: Vec<&Record> = set.split(Split::Validation).collect();
+    let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let held_out = fitting(source, &teacher, set.split(Split::Validation))?;
     let marks =
         [Look::Picture, Look::Blank].map(|look| marks(&base, &around, &base.row, &held_out, look));
     let [seen, blank] = marks;
@@ -78,22 +81,29 @@ pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
     write(&arguments.out.join("README.md"), card.as_bytes())
 }
 
-/// Tunes norms on a set's training part less a fold, measures the fold before and after, writes the
-/// adapter.
+/// Tunes norms on a set's training part, or on all but a fold of it; measures the validation part, or
+/// the fold, before and after; writes the adapter.
 pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let recipe: TuneRecipe = read_json(&arguments.recipe)?;
-    let fold = arguments
-        .held
-        .fold()?
-        .context("name the held-out part with --folds")?;
     let set = source.read_checked()?;
-    let (train, held_out) = fold.part(set.split(Split::Train));
+    let (train, held_out) = match arguments.held.fold()? {
+        Some(fold) => fold.part(set.split(Split::Train)),
+        None => (
+            set.split(Split::Train).collect(),
+            set.split(Split::Validation).collect(),
+        ),
+    };
     ensure!(
         !train.is_empty() && !held_out.is_empty(),
-        "{source} is too small for these folds"
+        "{} records to learn from and {} to measure on: name a held-out part with --folds, or split \
+         the set with --split-by",
+        train.len(),
+        held_out.len()
     );
     let (base, around) = open(&arguments.base)?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let train = fitting(source, &teacher, train)?;
+    let held_out = fitting(source, &teacher, held_out)?;
     let images = by_image(train.iter().copied());
     println!(
         "{} records of {} images to learn from, {} of {} held out",
@@ -144,7 +154,7 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         }),
         data_digest: Some(digest(train.iter().copied())?.parse()?),
         metrics: json!({
-            "set": "the held-out fold, exact match",
+            "set": "the held-out records, exact match",
             "before": before, "after": after, "after_blank": blank,
         }),
         licence: None,
@@ -164,6 +174,8 @@ pub fn eval(arguments: &Eval, source: &Set) -> Result<()> {
     };
     let set = source.read_checked()?;
     let records = arguments.held.of(&set, arguments.part.into())?;
+    let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let records = fitting(source, &teacher, records)?;
     for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
         println!(
             "{name:>8}: {}",
@@ -202,6 +214,25 @@ impl Held {
         ensure!(!records.is_empty(), "there is no such record");
         Ok(records)
     }
+}
+
+/// The records that a base can take; the others are printed, or refused if the set may have none.
+fn fitting<'a>(
+    set: &Set,
+    teacher: &RecordTeacher,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Result<Vec<&'a Record>> {
+    let (fit, faults) = teacher.fitting(records);
+    for fault in &faults {
+        println!("{fault}");
+    }
+    ensure!(
+        faults.is_empty() || !set.is_strict(),
+        "{} records do not fit the base",
+        faults.len()
+    );
+    ensure!(!fit.is_empty(), "no record fits the base");
+    Ok(fit)
 }
 
 fn marks(

@@ -95,6 +95,11 @@ impl Set {
         Self { data, reading }
     }
 
+    /// Whether rows that cannot be used are refused.
+    pub fn is_strict(&self) -> bool {
+        self.reading.strict
+    }
+
     /// The set with the layout it was named to have.
     pub fn source(&self) -> Result<Source> {
         Ok(match &self.reading.format {

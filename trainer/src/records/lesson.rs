@@ -45,6 +45,22 @@ impl<'a> RecordTeacher<'a> {
         })
     }
 
+    /// The records that this base can be asked and taught, and for each of the others why it cannot: it is
+    /// too long, or holds a token that has a meaning of its own.
+    pub fn fitting<'r>(
+        &self,
+        records: impl IntoIterator<Item = &'r Record>,
+    ) -> (Vec<&'r Record>, Vec<String>) {
+        let (mut fit, mut faults) = (Vec::new(), Vec::new());
+        for record in records {
+            match self.sequence(record) {
+                Ok(_) => fit.push(record),
+                Err(fault) => faults.push(format!("{}: {fault:#}; left out", record.place)),
+            }
+        }
+        (fit, faults)
+    }
+
     /// The questions about one image, as branches behind its rows.
     pub fn dialogue(&self, records: &[&Record]) -> Result<Dialogue> {
         let sequence = |record: &&Record| {

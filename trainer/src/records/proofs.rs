@@ -273,4 +273,15 @@ fn a_question_that_cannot_be_asked_is_named_by_its_place() {
     );
     let error = refuse(&"long ".repeat(400));
     assert!(error.contains("are more than the 256 positions"), "{error}");
+    let records = [
+        record("a.png", SIDE, "left"),
+        record("a.png", SIDE, &"long ".repeat(400)),
+    ];
+    let (fit, faults) = teacher.fitting(&records);
+    assert_eq!(fit, [&records[0]]);
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0].starts_with("made-up.json:1, row 0: ") && faults[0].ends_with("; left out"),
+        "{faults:?}"
+    );
 }

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,6 +42,10 @@ pub(in crate::data) enum Picture {
 /// The rows of a table. `image` names the column with the images: bytes, or a struct of `bytes` and
 /// `path`.
 pub(in crate::data) fn read(path: &Path, image: &str) -> Result<Vec<TableRow>, DataError> {
+    guarded(path, || read_rows(path, image))
+}
+
+fn read_rows(path: &Path, image: &str) -> Result<Vec<TableRow>, DataError> {
     let failed = |error: ParquetError| DataError::format(path, error);
     let reader = open(path)?;
     let file: Arc<Path> = path.into();
@@ -72,10 +77,12 @@ pub(in crate::data) fn read(path: &Path, image: &str) -> Result<Vec<TableRow>, D
 
 /// The names of a table's columns, without reading its rows.
 pub(in crate::data) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
-    let reader = open(path)?;
-    let schema = reader.metadata().file_metadata().schema();
-    let names = schema.get_fields().iter().map(|one| one.name().to_owned());
-    Ok(names.collect())
+    guarded(path, || {
+        let reader = open(path)?;
+        let schema = reader.metadata().file_metadata().schema();
+        let names = schema.get_fields().iter().map(|one| one.name().to_owned());
+        Ok(names.collect())
+    })
 }
 
 /// The bytes in one row of a column, named by its path such as `image.bytes`.
@@ -95,7 +102,7 @@ pub(in crate::data) fn cell(path: &Path, column: &str, row: usize) -> Result<Vec
         };
         let group = match last.take_if(|group| fits(group)) {
             Some(group) => group,
-            None => group_of(path, column, row, state)?,
+            None => guarded(path, || group_of(path, column, row, state))?,
         };
         let group = last.insert(group);
         let cell = group.cells[row - group.rows.start].as_ref();
@@ -184,6 +191,12 @@ pub(in crate::data) fn tables(folder: &Path) -> Vec<PathBuf> {
     files.retain(|path| path.extension().is_some_and(|end| end == "parquet"));
     files.sort_unstable();
     files
+}
+
+/// The crate is safe Rust, but damaged tables make it panic; that must not end the program.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(DataError::format(path, "the table is corrupt")))
 }
 
 fn open(path: &Path) -> Result<SerializedFileReader<File>, DataError> {

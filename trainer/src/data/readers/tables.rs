@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_tables_are_named() {
+    fn files_that_are_no_tables_are_named_and_damage_ends_nothing() {
         let folder = Folder::new();
         folder.write("train.parquet", "PAR1, perhaps");
         let error = folder
@@ -240,6 +240,17 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("train.parquet: "), "{error}");
+        for at in (0..TEST.len()).step_by(3) {
+            for change in [0x01, 0x10, 0xFF] {
+                let mut changed = TEST.to_vec();
+                changed[at] ^= change;
+                folder.write("train.parquet", changed);
+                // Whatever comes of it, the program goes on.
+                let set = folder.read_with(&Options::default());
+                let images = set.iter().flat_map(|set| &set.records);
+                let _ = images.map(|one| one.shown().bytes()).collect::<Vec<_>>();
+            }
+        }
         for length in [0, 4, 100, TRAIN.len() / 2, TRAIN.len() - 1] {
             folder.write("train.parquet", &TRAIN[..length]);
             assert!(folder.read_with(&Options::default()).is_err(), "{length}");
