@@ -10,7 +10,7 @@ use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
-use norma_trainer::data::{DataSet, Record, Split, digest, questions};
+use norma_trainer::data::{AnswerType, DataSet, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Lesson;
@@ -144,7 +144,7 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let blank = measure(&tuned.row, Look::Blank)?;
     println!("before: {before}\n after: {after}\n blank: {blank}");
     let card = Card {
-        task: Task::Vqa,
+        task: task(&train),
         scope: recipe.scope,
         recipe: json!({
             "set": set.about.cited(),
@@ -213,6 +213,18 @@ impl Held {
         };
         ensure!(!records.is_empty(), "there is no such record");
         Ok(records)
+    }
+}
+
+/// The manifest's word for what records teach.
+fn task(records: &[&Record]) -> Task {
+    let reports = records
+        .iter()
+        .filter(|record| record.answer_type == AnswerType::Report);
+    match reports.count() {
+        0 => Task::Vqa,
+        all if all == records.len() => Task::Report,
+        _ => Task::Other("vqa and report".into()),
     }
 }
 

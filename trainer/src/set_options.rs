@@ -137,7 +137,7 @@ impl Set {
         if more > 0 {
             println!("and {more} more; `norma-train inspect` lists their kinds");
         }
-        for remark in &set.remarks {
+        for remark in set.to_know() {
             println!("{remark}");
         }
         for leak in leaks::of_groups(&set) {

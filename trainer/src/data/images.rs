@@ -86,6 +86,7 @@ pub fn check(set: &mut DataSet) -> BTreeMap<Image, Facts> {
         }));
         stands
     });
+    set.sort_problems();
     good
 }
 

@@ -149,10 +149,7 @@ impl<'a> Intake<'a> {
                 }),
             }
         }
-        // Faults of rows were found before those between rows; people read files from the top.
-        set.problems
-            .sort_by(|a, b| (&a.place.file, a.place.index).cmp(&(&b.place.file, b.place.index)));
-        remark_on(&mut set);
+        set.sort_problems();
         if set.records.is_empty() && set.problems.is_empty() {
             return Err(DataError::Empty {
                 what: "the set".into(),
@@ -203,28 +200,6 @@ fn push(set: &mut DataSet, seen: &mut Seen, record: Record) {
         });
     }
     set.records.push(record);
-}
-
-/// What removed words look like: `XXXX` in OpenI, `___` in MIMIC-CXR.
-const REMOVED: [&str; 2] = ["XXXX", "___"];
-
-fn remark_on(set: &mut DataSet) {
-    let all = set.records.len();
-    let removed = |record: &&Record| REMOVED.iter().any(|mark| record.answer.contains(mark));
-    let removed = set.records.iter().filter(removed).count();
-    if removed > 0 {
-        set.remarks.push(format!(
-            "{removed} of {all} answers have words removed by the set's makers (XXXX or ___); they are \
-             kept as they are, and a model learns to write them"
-        ));
-    }
-    let several = set.records.iter().filter(|one| one.images.len() > 1);
-    let several = several.count();
-    if several > 0 {
-        set.remarks.push(format!(
-            "{several} of {all} records have several images; a model is shown the first"
-        ));
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub struct DataSet {
     pub about: About,
     pub records: Vec<Record>,
     pub problems: Vec<Problem>,
-    /// What else a reader of figures on this set should know.
+    /// What its reader says of it as a whole; see [`Self::to_know`].
     pub remarks: Vec<String>,
 }
 
@@ -32,6 +32,37 @@ impl DataSet {
         self.problems.iter().filter(|problem| problem.kind.drops())
     }
 
+    /// What else whoever works with this set should know.
+    pub fn to_know(&self) -> Vec<String> {
+        let mut known = self.remarks.clone();
+        let all = self.records.len();
+        let count = |wanted: &dyn Fn(&Record) -> bool| {
+            self.records.iter().filter(|record| wanted(record)).count()
+        };
+        let removed = count(&|record| REMOVED.iter().any(|mark| record.answer.contains(mark)));
+        if removed > 0 {
+            known.push(format!(
+                "{removed} of {all} answers have words removed by the set's makers (XXXX or ___); they \
+                 are kept as they are, and a model learns to write them"
+            ));
+        }
+        let several = count(&|record| record.images.len() > 1);
+        if several > 0 {
+            known.push(format!(
+                "{several} of {all} records have several images; a model is shown the first"
+            ));
+        }
+        known
+    }
+
+    /// Brings problems into the order of files and rows, as people read them.
+    pub(super) fn sort_problems(&mut self) {
+        self.problems.sort_by(|one, other| {
+            let (one, other) = (&one.place, &other.place);
+            (&one.file, one.index).cmp(&(&other.file, other.index))
+        });
+    }
+
     /// Refuses a set of which rows were left out.
     pub fn require_all(&self) -> Result<(), DataError> {
         match self.dropped().next() {
@@ -43,6 +74,9 @@ impl DataSet {
         }
     }
 }
+
+/// What removed words look like: `XXXX` in OpenI, `___` in MIMIC-CXR.
+const REMOVED: [&str; 2] = ["XXXX", "___"];
 
 /// The form in which answers are compared: lower case, single blanks, no full stop at the end.
 pub fn compare(text: &str) -> String {

@@ -23,7 +23,12 @@ pub(in crate::data) fn read(path: &Path) -> Result<Vec<PerhapsRow>, DataError> {
         let row = match serde_json::from_slice(line) {
             Ok(Value::Object(row)) => Ok(row),
             Ok(_) => Err("a line must be one JSON object".into()),
-            Err(error) => Err(error.to_string()),
+            // The error's own line is that within the line.
+            Err(error) => {
+                let text = error.to_string();
+                let what = text.split(" at line ").next().unwrap_or(&text);
+                Err(format!("{what} at column {}", error.column()))
+            }
         };
         (
             place,
@@ -58,6 +63,11 @@ mod tests {
                 (Some(4), false),
                 (Some(5), true)
             ]
+        );
+        assert!(
+            matches!(&rows[1].1, Err(ProblemKind::Malformed { reason })
+                if reason == "EOF while parsing a value at column 6"),
+            "{rows:?}"
         );
         let Err(ProblemKind::Malformed { reason }) = &rows[2].1 else {
             panic!("{rows:?}")

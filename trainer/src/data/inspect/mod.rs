@@ -128,7 +128,7 @@ pub fn inspect(
         duplicates: set.problems.iter().filter(|one| repeats(&one.kind)).count(),
         leaks,
         faults: faults(set),
-        remarks: set.remarks.clone(),
+        remarks: set.to_know(),
     }
 }
 

@@ -144,12 +144,12 @@ mod tests {
         assert!(
             set.remarks[0].starts_with("split by whole studies"),
             "{:?}",
-            set.remarks
+            set.to_know()
         );
         assert!(
-            set.remarks[1].starts_with("1 of 1 answers have words removed"),
+            set.to_know()[1].starts_with("1 of 1 answers have words removed"),
             "{:?}",
-            set.remarks
+            set.to_know()
         );
     }
 

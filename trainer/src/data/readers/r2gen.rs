@@ -186,7 +186,7 @@ mod tests {
         ];
         assert_eq!(faults(&set), wanted);
         let shown = "1 of 3 records have several images; a model is shown the first";
-        assert_eq!(set.remarks, [shown]);
+        assert_eq!(set.to_know(), [shown]);
     }
 
     #[test]
