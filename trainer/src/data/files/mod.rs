@@ -1,8 +1,8 @@
 //! Kinds of files that sets consist of. In: paths. Out: rows of named fields, each with its place. They
 //! must not know which set a file belongs to.
 //!
-//! - [`json_array`], [`json_lines`], [`csv`], [`pickle`], [`parquet`]: one kind of file each.
-//! - [`fields`]: a row's fields as clean texts. [`tree`]: image files by name.
+//! - `json_array`, `json_lines`, `csv`, `pickle`, `parquet`: one kind of file each.
+//! - `fields`: a row's fields as clean texts. `tree`: image files by name.
 
 pub(super) mod csv;
 pub(super) mod fields;
