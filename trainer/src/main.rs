@@ -4,8 +4,10 @@
 //! and in [`commands`].
 
 mod commands;
+mod inspect_command;
 mod interchange_commands;
 mod record_commands;
+mod set_options;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +15,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use norma::base::WeightType;
 use norma_trainer::data;
-use norma_trainer::data::source::Source;
 use norma_trainer::folder::Storage;
 use norma_trainer::phantom::{Split, Task};
+
+use inspect_command::Inspect;
+use set_options::{MaybeSet, Set};
 
 /// Trains the phantom base, tunes LayerNorm adapters, evaluates them.
 #[derive(Parser)]
@@ -34,6 +38,8 @@ enum Command {
     Tune(Tune),
     /// Measures a base, with an adapter or without, on held-out films or records.
     Eval(Eval),
+    /// Says what a data set holds: counts, lengths, leaks between its splits, faults.
+    Inspect(Inspect),
     /// Writes a list of a real set's questions, for a program that asks a server.
     Questions(Questions),
     /// Makes an adapter file of an LN-tuning adapter that PEFT saved.
@@ -51,9 +57,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Pretrain {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     /// The recipe, a JSON file.
     #[arg(long)]
     recipe: PathBuf,
@@ -71,9 +76,8 @@ struct Pretrain {
 
 #[derive(clap::Args)]
 struct Tune {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     #[command(flatten)]
     held: Held,
     /// The base's folder.
@@ -89,9 +93,8 @@ struct Tune {
 
 #[derive(clap::Args)]
 struct Eval {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     #[command(flatten)]
     held: Held,
     /// Which part of a real set, where no fold is named.
@@ -122,9 +125,8 @@ struct Eval {
 
 #[derive(clap::Args)]
 struct Questions {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`.
-    #[arg(long)]
-    data: Source,
+    #[command(flatten)]
+    set: Set,
     #[command(flatten)]
     held: Held,
     /// Which part of the set, where no fold is named.
@@ -197,18 +199,19 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 )]
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Pretrain(arguments) => match &arguments.data {
+        Command::Pretrain(arguments) => match arguments.set.get() {
             None => commands::pretrain(&arguments),
-            Some(source) => record_commands::pretrain(&arguments, source),
+            Some(set) => record_commands::pretrain(&arguments, &set),
         },
-        Command::Tune(arguments) => match &arguments.data {
+        Command::Tune(arguments) => match arguments.set.get() {
             None => commands::tune(&arguments),
-            Some(source) => record_commands::tune(&arguments, source),
+            Some(set) => record_commands::tune(&arguments, &set),
         },
-        Command::Eval(arguments) => match &arguments.data {
+        Command::Eval(arguments) => match arguments.set.get() {
             None => commands::eval(&arguments),
-            Some(source) => record_commands::eval(&arguments, source),
+            Some(set) => record_commands::eval(&arguments, &set),
         },
+        Command::Inspect(arguments) => inspect_command::inspect(&arguments),
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
         Command::Import(arguments) => interchange_commands::import(&arguments),
         Command::Export(arguments) => interchange_commands::export(&arguments),
