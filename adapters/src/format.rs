@@ -143,7 +143,7 @@ pub fn read(
                 want: vec![site.width],
             });
         }
-        let values = to_f32(&view).ok_or_else(|| AdapterError::Dtype {
+        let values = widened(&view).ok_or_else(|| AdapterError::Dtype {
             tensor: tensor.clone(),
             got: view.dtype(),
         })?;
@@ -250,8 +250,8 @@ fn find_site<'a>(
     Ok((site, is_bias))
 }
 
-/// The tensor's values, or nothing where its type is not one that adapters use.
-fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
+/// A tensor's values in f32, or nothing where its type is not one that adapters use (f32, f16, bf16).
+pub fn widened(view: &TensorView) -> Option<Vec<f32>> {
     let (pairs, _) = view.data().as_chunks::<2>();
     match view.dtype() {
         Dtype::F32 => {

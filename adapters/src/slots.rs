@@ -40,6 +40,8 @@ struct Slot {
 pub struct SlotTable {
     slots: Vec<Slot>,
     by_generation: HashMap<Generation, usize>,
+    /// Slots with one user or more.
+    in_use: usize,
     releases: u64,
 }
 
@@ -49,6 +51,7 @@ impl SlotTable {
         Self {
             slots: vec![Slot::default(); n_slots.max(1)],
             by_generation: HashMap::new(),
+            in_use: 0,
             releases: 0,
         }
     }
@@ -56,7 +59,9 @@ impl SlotTable {
     /// Takes a slot for one user of this generation.
     pub fn acquire(&mut self, generation: &Generation) -> Acquire {
         if let Some(&slot) = self.by_generation.get(generation) {
-            self.slots[slot].users += 1;
+            let users = &mut self.slots[slot].users;
+            self.in_use += usize::from(*users == 0);
+            *users += 1;
             return Acquire::Resident(slot);
         }
         let unused = self.slots.iter().enumerate().skip(BASE_SLOT + 1);
@@ -71,6 +76,7 @@ impl SlotTable {
             self.by_generation.remove(&evicted);
         }
         held.users = 1;
+        self.in_use += 1;
         self.by_generation.insert(*generation, slot);
         Acquire::Fill(slot)
     }
@@ -90,6 +96,7 @@ impl SlotTable {
             "slot {slot} is released by nobody who holds it"
         );
         held.users -= 1;
+        self.in_use -= usize::from(held.users == 0);
         held.released_at = self.releases;
     }
 
@@ -106,6 +113,20 @@ impl SlotTable {
         self.release(slot);
     }
 
+    /// Forgets every generation that nobody uses; the slots that held them, which are free now.
+    pub fn forget_unused(&mut self) -> Vec<usize> {
+        let mut forgotten = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.users == 0
+                && let Some(generation) = slot.generation.take()
+            {
+                self.by_generation.remove(&generation);
+                forgotten.push(index);
+            }
+        }
+        forgotten
+    }
+
     /// Slots that can hold an adapter: all but the base's.
     pub fn capacity(&self) -> usize {
         self.slots.len() - 1
@@ -113,7 +134,7 @@ impl SlotTable {
 
     /// Slots with one user or more.
     pub fn in_use(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.users > 0).count()
+        self.in_use
     }
 
     /// Slots that hold a generation, used or not.
@@ -174,6 +195,21 @@ mod tests {
         assert_eq!(table.acquire(&generation(4)), Acquire::Fill(2));
         assert_eq!(table.acquire(&generation(5)), Acquire::Fill(1));
         assert_eq!(table.acquire(&generation(6)), Acquire::Full);
+    }
+
+    #[test]
+    fn what_nobody_uses_can_be_forgotten() {
+        let mut table = SlotTable::new(4);
+        for id in 1..=3 {
+            table.acquire(&generation(id));
+        }
+        table.release(1);
+        table.release(3);
+        assert_eq!(table.forget_unused(), [1, 3]);
+        assert_eq!((table.in_use(), table.resident()), (1, 1));
+        assert_eq!(table.acquire(&generation(2)), Acquire::Resident(2));
+        assert_eq!(table.acquire(&generation(3)), Acquire::Fill(1));
+        assert_eq!(table.forget_unused(), [0; 0]);
     }
 
     #[test]

@@ -149,6 +149,17 @@ impl Checkpoint {
         Tensor::from_raw_buffer(&bytes, dtype, shape, &self.device).map_err(failed)
     }
 
+    /// A tensor in f32 in the CPU's memory, wherever the others are made.
+    pub fn on_cpu(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
+        self.read(name, shape, &Device::Cpu)
+    }
+
+    fn read(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, ParameterError> {
+        let mut values = vec![0f32; shape.iter().product()];
+        self.rows(name, shape)?(0, &mut values).map_err(reading(name))?;
+        Tensor::from_vec(values, shape, device).map_err(ParameterError::reading(name))
+    }
+
     fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry, ParameterError> {
         let Some(entry) = self.entries.get(name) else {
             let file = Some(self.table_of_contents.clone());
@@ -184,9 +195,7 @@ impl Parameters for Checkpoint {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
-        let mut values = vec![0f32; shape.iter().product()];
-        self.rows(name, shape)?(0, &mut values).map_err(reading(name))?;
-        Tensor::from_vec(values, shape, &self.device).map_err(ParameterError::reading(name))
+        self.read(name, shape, &self.device)
     }
 }
 

@@ -96,7 +96,7 @@ pub enum BaseError {
     },
     /// The device's kernels have no such type of weights.
     #[error(
-        "weights cannot be `{weights}` on {device}: `bf16`, `bf16-dot` and `int8` are types of the CPU's kernels"
+        "weights cannot be `{weights}` on {device}: `bf16-dot` and `int8` are types of the CPU's kernels"
     )]
     NoKernels {
         /// The type that was asked for.

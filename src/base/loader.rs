@@ -14,7 +14,8 @@ use super::checkpoint::Checkpoint;
 use super::weights::WeightType;
 use crate::model::ops::Kernels;
 use crate::model::ops::frozen_linear::{
-    DenseLinear, FrozenLinear, Packed, PackedLinear, PackedWeight, Paired, QuantisedLinear,
+    DenseLinear, DeviceLinear, FrozenLinear, Packed, PackedLinear, PackedWeight, Paired,
+    QuantisedLinear,
 };
 use crate::model::parameters::{ParameterError, Parameters, Weight};
 
@@ -72,6 +73,10 @@ impl Parameters for Loader<'_> {
         self.checkpoint.device()
     }
 
+    fn activations(&self) -> DType {
+        self.weights.activations(self.kernels)
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
         self.checkpoint.tensor(name, shape)
     }
@@ -98,7 +103,11 @@ impl Parameters for Loader<'_> {
             let (_, n_in) = weight.dims2()?;
             Ok(match (self.held_as(n_in), self.kernels) {
                 (WeightType::Blocks(blocks), _) => {
-                    self.done(QuantisedLinear::quantise(&weight, bias, blocks.isq())?)
+                    let (to, device) = (blocks.isq(), self.device());
+                    self.done(QuantisedLinear::quantise(&weight, bias, to, device)?)
+                }
+                (WeightType::Bf16, Kernels::Composed) => {
+                    self.done(DeviceLinear::new(&weight, bias)?)
                 }
                 (_, Kernels::Composed) => self.done(DenseLinear::new(&weight, bias)?),
                 (WeightType::F32, Kernels::Fused) => {
@@ -140,7 +149,19 @@ impl Parameters for Loader<'_> {
             (WeightType::Int8, Kernels::Fused) => {
                 self.pack::<Packed<i8>>(name, shape, bias.as_ref())
             }
-            _ => {
+            (WeightType::Bf16, Kernels::Composed) => {
+                let weight = self.checkpoint.narrow(&format!("{name}.weight"), shape)?;
+                let made = || DeviceLinear::new(&weight.flatten_from(1)?, bias.as_ref());
+                let made = made().map_err(ParameterError::reading(name))?;
+                Ok(self.done(made))
+            }
+            (WeightType::Blocks(_), _) => {
+                // Blocks are made on the CPU, so a device's weight need not go there first.
+                let weight = self.checkpoint.on_cpu(&format!("{name}.weight"), shape)?;
+                let weight = weight.flatten_from(1);
+                self.linear(name, weight.map_err(ParameterError::reading(name))?, bias)
+            }
+            (WeightType::F32 | WeightType::Bf16Dot | WeightType::Int8, Kernels::Composed) => {
                 let weight = self.tensor(&format!("{name}.weight"), shape)?;
                 let weight = weight.flatten_from(1);
                 self.linear(name, weight.map_err(ParameterError::reading(name))?, bias)

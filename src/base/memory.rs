@@ -1,7 +1,10 @@
-//! How much memory a base takes, and how much the machine has.
+//! How much memory a base takes, and how much a device has.
 
 use std::fs;
 
+use candle_core::Device;
+
+use super::device;
 use super::error::BaseError;
 use super::weights::WeightType;
 use crate::model::ops::Kernels;
@@ -14,10 +17,9 @@ pub fn weight_bytes(outline: &Outline, weights: WeightType, kernels: Kernels) ->
     (linears + outline.n_table_values * weights.table_bytes() + outline.n_other_values * 4) as u64
 }
 
-/// Refuses what the machine has no memory for. Where the system does not say how much is free, nothing
-/// is refused.
-pub fn require(what: &str, bytes: u64) -> Result<(), BaseError> {
-    match available() {
+/// Refuses what a device has no memory for. Where nobody says how much is free, nothing is refused.
+pub fn require(what: &str, bytes: u64, device: &Device) -> Result<(), BaseError> {
+    match available_on(device) {
         Some(free) if free < bytes => Err(BaseError::Memory {
             what: what.into(),
             need: bytes >> 20,
@@ -27,7 +29,16 @@ pub fn require(what: &str, bytes: u64) -> Result<(), BaseError> {
     }
 }
 
-/// Bytes that new allocations may take: what Linux calls available, less where a control group has a
+/// Bytes that new allocations on a device may take.
+pub fn available_on(device: &Device) -> Option<u64> {
+    if device.is_cpu() {
+        available()
+    } else {
+        device::available(device)
+    }
+}
+
+/// Bytes that new allocations of the CPU may take: what Linux calls available, less where a control group has a
 /// tighter limit.
 pub fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo")
@@ -69,7 +80,7 @@ mod tests {
     fn more_than_the_machine_has_is_refused() {
         if available().is_some() {
             assert!(matches!(
-                require("a base", u64::MAX),
+                require("a base", u64::MAX, &Device::Cpu),
                 Err(BaseError::Memory { .. })
             ));
         }

@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod device;
 pub mod digest;
 pub mod error;
 mod fields;
@@ -131,12 +132,13 @@ impl Base {
     }
 
     /// The type of weights where nobody chose one: f32 for bases of less than 1 GiB in f32, where it costs
-    /// little, and above bf16 where the device has our kernels.
+    /// little, and bf16 above.
     pub fn default_weights(&self) -> WeightType {
         let large = self.weight_bytes(WeightType::F32) >= 1 << 30;
-        match self.kernels() {
-            Kernels::Fused if large => WeightType::Bf16,
-            _ => WeightType::F32,
+        if large {
+            WeightType::Bf16
+        } else {
+            WeightType::F32
         }
     }
 
@@ -150,7 +152,7 @@ impl Base {
     }
 
     /// The parameters in the form in which `kernels` compute with them, for who builds a model of their
-    /// own. Refuses what the machine has too little memory for, and types that the kernels or the processor
+    /// own. Refuses what the device has too little memory for, and types that the kernels or the processor
     /// do not have.
     pub fn parameters(
         &self,
@@ -165,11 +167,11 @@ impl Base {
             return Err(BaseError::NoInstructions { weights });
         }
         let bytes = memory::weight_bytes(&self.outline, weights, kernels);
-        memory::require("the base", bytes)?;
+        memory::require("the base", bytes, self.checkpoint.device())?;
         Ok(Loader::new(&self.checkpoint, kernels, weights, bytes))
     }
 
-    /// Loads the model, unless the machine has too little memory.
+    /// Loads the model, unless the device has too little memory.
     pub fn load(&self, kernels: Kernels, weights: WeightType) -> Result<Llava, BaseError> {
         let parameters = self.parameters(kernels, weights)?;
         Ok(Llava::new(&self.config, &parameters, kernels)?)

@@ -4,9 +4,10 @@
 //! who ends after a failure, is decided elsewhere.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use norma_adapters::{AdapterValues, Digest};
+use norma_adapters::{AdapterValues, BASE_SLOT, Digest};
 
 use super::batch;
 use super::config::{EngineConfig, EngineError};
@@ -14,13 +15,14 @@ use super::request::RequestError;
 use super::scheduler::Work;
 use super::sequence::Sequence;
 use crate::model::bank::NormBank;
-use crate::model::kv_cache::{KvCache, KvType};
+use crate::model::key_values::{KeyValues, cache_of};
+use crate::model::kv_cache::KvType;
 use crate::model::{ImageEncoding, MedVlm};
 
 /// The model and what it reads and writes.
 pub(super) struct Compute {
     model: Box<dyn MedVlm>,
-    base_row: Vec<f32>,
+    base_row: Arc<[f32]>,
     bank_slots: usize,
     cache_rows: usize,
     kv_type: KvType,
@@ -28,7 +30,7 @@ pub(super) struct Compute {
     /// By slot: the digest of the values that image features depend on.
     vision: Vec<Digest>,
     /// `None` only while it is being replaced.
-    cache: Option<KvCache>,
+    cache: Option<Box<dyn KeyValues>>,
 }
 
 /// What became of a run for several sequences.
@@ -74,7 +76,7 @@ impl Compute {
         Ok(Self {
             model,
             vision,
-            base_row,
+            base_row: base_row.into(),
             bank_slots: config.bank_slots,
             cache_rows,
             kv_type,
@@ -108,6 +110,13 @@ impl Compute {
             message: first_line(&error),
         })?;
         self.vision[slot as usize] = values.vision_digest();
+        Ok(())
+    }
+
+    /// Lets a slot that nothing reads hold the base's values, so that the bank keeps no other row for it.
+    pub fn clear(&mut self, slot: u32) -> Result<()> {
+        self.bank.fill(slot, Arc::clone(&self.base_row))?;
+        self.vision[slot as usize] = self.vision[BASE_SLOT];
         Ok(())
     }
 
@@ -155,15 +164,15 @@ impl Compute {
         })
     }
 
-    /// Goes on with a part of the tower that takes about as long as a prompt of `rows` rows; features once
-    /// all is done.
+    /// Goes on with a part of the tower that takes about as long as a prompt of `rows` rows, one layer at
+    /// least; features once all is done.
     pub fn continue_image(
         &self,
         encoding: &mut ImageEncoding,
         rows: usize,
     ) -> std::result::Result<Option<Tensor>, Fault> {
         let shape = self.model.shape();
-        let n_layers = (shape.tower_layers * rows).div_ceil(shape.tower_rows);
+        let n_layers = (shape.tower_layers * rows / shape.tower_rows).max(1);
         guarded(|| self.model.continue_images(encoding, n_layers, &self.bank))
     }
 
@@ -181,7 +190,7 @@ impl Compute {
         let batch = batch::build(works)?;
         let logits = self
             .model
-            .forward(&batch.step, &self.bank, self.cache.as_ref())?;
+            .forward(&batch.step, &self.bank, self.cache.as_deref())?;
         let wanted = (batch.step.logits_rows.len(), shape.vocab_size);
         if logits.dims2()? != wanted {
             bail!(
@@ -267,11 +276,9 @@ fn new_cache(
     model: &dyn MedVlm,
     rows: usize,
     kv_type: KvType,
-) -> std::result::Result<KvCache, EngineError> {
-    KvCache::new(model.shape(), rows, kv_type, model.device()).map_err(|source| {
-        EngineError::Allocate {
-            what: "KV cache",
-            source,
-        }
+) -> std::result::Result<Box<dyn KeyValues>, EngineError> {
+    cache_of(model, rows, kv_type).map_err(|source| EngineError::Allocate {
+        what: "KV cache",
+        source,
     })
 }

@@ -14,7 +14,7 @@ pub struct EngineConfig {
     /// Rows (tokens and image rows) of one step, at most. A longer prompt is read in several steps.
     pub max_step_tokens: usize,
     /// Rows of prompts in a step in which answers go on, at most: fewer let answers flow more evenly, more
-    /// read prompts faster.
+    /// read prompts faster. Requests in the background get half of them.
     pub max_rows_beside_answers: usize,
     /// Images encoded before one step, at most; a request with more of them is encoded alone.
     /// Few, because running answers wait meanwhile.
@@ -119,11 +119,14 @@ impl EngineConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::paged::PAGE_ROWS;
 
     #[test]
     fn defaults_are_valid_and_each_number_has_its_least() {
         let config = EngineConfig::default();
         config.check().unwrap();
+        // On a device a block is a page, or its keys would have to be gathered for every token.
+        assert_eq!(config.block_rows, PAGE_ROWS);
         let field_of = |config: EngineConfig| match config.check() {
             Err(EngineError::TooSmall { field, .. }) => field,
             other => panic!("{other:?}"),

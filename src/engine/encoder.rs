@@ -4,7 +4,8 @@
 //!
 //! Features that are still kept are taken. Where no answer is in progress, the other images are encoded at
 //! once. Where answers go on, one image goes through some of the tower's layers in each step, so that no
-//! answer waits for a whole image; the sequences that need it have no work until it is done.
+//! answer waits for a whole image; the sequences that need it have no work until it is done, those in the background until
+//! the step after.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use candle_core::Tensor;
 use super::compute::{Compute, Fault};
 use super::config::EngineConfig;
 use super::features::{FeatureCache, FeatureKey};
-use super::request::RequestError;
-use super::scheduler::{SequenceId, Work};
+use super::request::{Priority, RequestError};
+use super::scheduler::{Limits, SequenceId, Work};
 use super::sequence::Sequence;
 use crate::model::ImageEncoding;
 
@@ -25,7 +26,7 @@ pub(super) struct Encoder {
     /// The image that is on its way.
     partial: Option<Partial>,
     max_images: usize,
-    rows_beside_answers: usize,
+    rows_beside_answers: [usize; 2],
 }
 
 struct Partial {
@@ -43,6 +44,15 @@ struct Wanted {
     places: Vec<(SequenceId, usize)>,
 }
 
+impl Wanted {
+    fn is_in_the_background(&self, sequences: &Sequences) -> bool {
+        self.places.iter().all(|(id, _)| {
+            let sequence = sequences.get(id);
+            sequence.is_some_and(|one| one.request.priority == Priority::Background)
+        })
+    }
+}
+
 /// What became of a step's images.
 #[derive(Default)]
 pub(super) struct Encoded {
@@ -50,6 +60,8 @@ pub(super) struct Encoded {
     pub worked: bool,
     /// Sequences that must end.
     pub failed: Vec<(SequenceId, RequestError)>,
+    /// Sequences in the background that have had their part of this step, even if their image is complete.
+    pub wait: Vec<SequenceId>,
     /// Panics caught.
     pub panics: u64,
 }
@@ -57,12 +69,15 @@ pub(super) struct Encoded {
 type Sequences = BTreeMap<SequenceId, Sequence>;
 
 impl Encoder {
-    pub fn new(config: &EngineConfig) -> Self {
+    pub fn new(config: &EngineConfig, limits: &Limits) -> Self {
         Self {
             features: FeatureCache::new(config.image_cache_bytes),
             partial: None,
-            max_images: config.max_step_images,
-            rows_beside_answers: config.max_rows_beside_answers,
+            max_images: limits.max_step_images,
+            rows_beside_answers: [
+                limits.max_rows_beside_answers,
+                limits.background_rows_beside_answers(),
+            ],
         }
     }
 
@@ -90,7 +105,12 @@ impl Encoder {
             sequence.is_some_and(|sequence| !sequence.is_fresh())
         });
         if answers {
-            let rows = self.rows_beside_answers;
+            let [live, background] = self.rows_beside_answers;
+            let mut rows = live;
+            if first.is_in_the_background(sequences) {
+                rows = background;
+                encoded.wait = first.places.iter().map(|(id, _)| *id).collect();
+            }
             self.go_on(compute, (first, rows), sequences, &mut encoded);
             return encoded;
         }

@@ -1,7 +1,7 @@
 //! Image features that may be wanted again, up to a number of bytes.
 //!
-//! In: features as the model made them. Out: the same, for the same tenant, image and vision values. It
-//! knows no model.
+//! In: features as the model made them, on its device. Out: the same tensors, for the same tenant, image and vision
+//! values: nothing is copied, and the bytes counted are those that the device holds. It knows no model.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! A handle may be cloned and shared between threads. It knows no tensor but the requests' pixels.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -47,6 +47,8 @@ struct Shared {
 pub(super) struct Board {
     /// Requests accepted and neither admitted nor ended.
     pub waiting: AtomicUsize,
+    /// Whether adapters that nobody uses are to be forgotten before the next step.
+    pub forget_idle: AtomicBool,
     /// The last step's numbers; `waiting` is kept apart.
     pub stats: Mutex<EngineStats>,
 }
@@ -171,6 +173,12 @@ impl EngineHandle {
     /// The limits that the engine runs with.
     pub fn config(&self) -> &EngineConfig {
         &self.shared.config
+    }
+
+    /// Has the bank forget, before the engine's next step, every adapter that no running sequence uses. A
+    /// request for one of them fills a slot again.
+    pub fn forget_idle_adapters(&self) {
+        self.shared.board.forget_idle.store(true, Ordering::Relaxed);
     }
 
     /// Accepts no more requests. Those accepted are answered; then the thread ends. Returns at once.

@@ -39,7 +39,7 @@ pub use check::InvalidRequest;
 pub use config::{EngineConfig, EngineError};
 pub use handle::{Engine, EngineHandle, SubmitError};
 pub use request::{
-    Answer, Event, FinishReason, Finished, Request, RequestAdapter, RequestError, RequestImage,
-    Sampling, Timings, TokenEvent, TopToken,
+    Answer, Event, FinishReason, Finished, Priority, Request, RequestAdapter, RequestError,
+    RequestImage, Sampling, Timings, TokenEvent, TopToken,
 };
 pub use stats::{EngineStats, FinishedCounts};

@@ -74,6 +74,18 @@ pub struct Request {
     pub top_logits: usize,
     /// When the answer ends, finished or not.
     pub deadline: Option<Instant>,
+    /// How much it may keep others waiting.
+    pub priority: Priority,
+}
+
+/// How much of a step a request's prompt and images may take while answers of others go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for its answer.
+    #[default]
+    Live,
+    /// Nobody reads it as it comes, such as an adapter's self-test: half of what others may.
+    Background,
 }
 
 impl Request {
@@ -91,6 +103,7 @@ impl Request {
             ignore_eos: false,
             top_logits: 0,
             deadline: None,
+            priority: Priority::default(),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::encoder::Encoder;
 use super::handle::{Board, lock};
 use super::request::{FinishReason, RequestError};
 use super::scheduler::{Admission, BlockPool, Limits, Plan, Scheduler, SequenceId, Was, Work};
-use super::sequence::{Sequence, Submitted};
+use super::sequence::{Chosen, Sequence, Submitted};
 use super::stats::EngineStats;
 use crate::model::MedVlm;
 use crate::preprocess::TextTokenizer;
@@ -56,7 +56,7 @@ impl Runner {
             config,
             board,
             scheduler: scheduler(&config),
-            encoder: Encoder::new(&config),
+            encoder: Encoder::new(&config, &limits(&config)),
             sequences: BTreeMap::new(),
             next_id: 0,
             stats: EngineStats::default(),
@@ -82,6 +82,9 @@ impl Runner {
     pub fn step(&mut self) -> Result<(), EngineError> {
         let begun = Instant::now();
         self.sweep();
+        if self.board.forget_idle.swap(false, Ordering::Relaxed) {
+            self.forget_idle_adapters();
+        }
         self.admit();
         let Plan {
             mut works,
@@ -145,6 +148,15 @@ impl Runner {
         }
     }
 
+    fn forget_idle_adapters(&mut self) {
+        for slot in self.scheduler.forget_idle_adapters() {
+            // A row that stays takes memory and is read by nobody.
+            if let Err(error) = self.compute.clear(slot as u32) {
+                tracing::warn!(%error, slot, "an unused slot could not be cleared");
+            }
+        }
+    }
+
     fn admit(&mut self) {
         while let Some(Admission { id, slot, fill }) = self.scheduler.admit_next() {
             let Some(sequence) = self.sequences.get_mut(&id) else {
@@ -179,6 +191,9 @@ impl Runner {
             self.fail(id, error);
         }
         works.retain(|work| {
+            if encoded.wait.contains(&work.id) {
+                return false;
+            }
             let sequence = self.sequences.get(&work.id);
             sequence
                 .is_some_and(|sequence| sequence.lacking_images(work.positions.clone()).is_empty())
@@ -240,7 +255,21 @@ impl Runner {
         } else {
             choosing.par_iter_mut().map(choose).collect()
         };
-        for (id, outcome) in chosen {
+        // Clients are told one right after the other: the first word wakes the thread that serves them, and
+        // until it runs the others cost next to nothing.
+        let mut ends = Vec::with_capacity(chosen.len());
+        for ((id, outcome), (_, sequence, _)) in chosen.into_iter().zip(&choosing) {
+            ends.push((
+                id,
+                outcome.map(|outcome| {
+                    outcome.map(|Chosen { event, end }| {
+                        sequence.tell(event);
+                        end
+                    })
+                }),
+            ));
+        }
+        for (id, outcome) in ends {
             match outcome {
                 Ok(Ok(end)) => {
                     self.stats.generated_tokens += 1;
@@ -314,16 +343,19 @@ impl Runner {
     }
 }
 
-fn scheduler(config: &EngineConfig) -> Scheduler {
-    let limits = Limits {
+fn limits(config: &EngineConfig) -> Limits {
+    Limits {
         max_sequences: config.max_sequences,
         max_step_rows: config.max_step_tokens,
         max_rows_beside_answers: config.max_rows_beside_answers,
         max_step_images: config.max_step_images,
         overtakes: config.max_sequences,
-    };
+    }
+}
+
+fn scheduler(config: &EngineConfig) -> Scheduler {
     let blocks = BlockPool::new(config.n_blocks(), config.block_rows);
-    Scheduler::new(limits, blocks, SlotTable::new(config.bank_slots))
+    Scheduler::new(limits(config), blocks, SlotTable::new(config.bank_slots))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::request::{Answer, Event, Request};
 use crate::model::ModelShape;
 use crate::model::bank::NormBank;
-use crate::model::kv_cache::KvCache;
+use crate::model::key_values::KeyValues;
 use crate::model::step::Step;
 use crate::preprocess::{PromptToken, SpecialTokens};
 
@@ -35,7 +35,12 @@ impl MedVlm for Flat {
         candle_core::bail!("no image is asked about")
     }
 
-    fn forward(&self, step: &Step, _bank: &NormBank, _cache: Option<&KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        step: &Step,
+        _bank: &NormBank,
+        _cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
         Tensor::zeros(
             (step.logits_rows.len(), self.shape.vocab_size),
             DType::F32,
@@ -61,6 +66,7 @@ fn runner(max_sequences: usize) -> Runner {
         tower_layers: 1,
         n_layers: 1,
         kv_width: 1,
+        head_dim: 1,
     };
     let model = Flat {
         sites: SiteTable::new(vec![site]).unwrap(),

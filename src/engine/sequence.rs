@@ -29,6 +29,15 @@ pub(super) struct Submitted {
     pub at: Instant,
 }
 
+/// A sequence's next token.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// What its client is to hear.
+    pub event: TokenEvent,
+    /// Why it is the last, if it is.
+    pub end: Option<FinishReason>,
+}
+
 /// A request inside the engine.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -86,6 +95,7 @@ impl Sequence {
             adapter,
             prompt,
             images,
+            priority,
             ..
         } = &self.request;
         let last_image_row = prompt.iter().rposition(is_image);
@@ -96,6 +106,7 @@ impl Sequence {
             known_rows: prompt.len() + self.tokens.len(),
             images: images.len(),
             images_end: last_image_row.map_or(0, |row| row + 1),
+            priority: *priority,
             generation: adapter.as_ref().map(|adapter| adapter.generation),
             keys: prefix.map_or_else(Vec::new, |prefix| prefix.keys().to_vec()),
         }
@@ -174,15 +185,21 @@ impl Sequence {
         self.prefix.as_mut()?.push(Row::Token(token))
     }
 
-    /// Chooses the next token of a row of logits and tells the client. Gives the reason if it is the last.
-    pub fn choose(&mut self, row: &Tensor) -> Result<Option<FinishReason>, RequestError> {
+    /// Chooses the next token of a row of logits.
+    pub fn choose(&mut self, row: &Tensor) -> Result<Chosen, RequestError> {
         let chosen = with_slices([row], |[row]| Ok(self.choose_of(row)));
         chosen.map_err(|error| RequestError::Model {
             message: error.to_string(),
         })?
     }
 
-    fn choose_of(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, RequestError> {
+    /// Tells the client a token.
+    pub fn tell(&self, event: TokenEvent) {
+        // Without a listener the next sweep ends the sequence.
+        let _ = self.events.send(Event::Token(event));
+    }
+
+    fn choose_of(&mut self, logits: &[f32]) -> Result<Chosen, RequestError> {
         let logits = Logits::new(logits)?;
         let index = self.tokens.len();
         let may_end = index >= self.request.min_tokens;
@@ -202,10 +219,9 @@ impl Sequence {
 
         let stops = if may_end { Stops::Watch } else { Stops::Ignore };
         let full = self.tokens.len() == self.request.max_tokens;
-        let (text, reason) = self.text_after(token, end_of_text, (stops, full))?;
+        let (text, end) = self.text_after(token, end_of_text, (stops, full))?;
         self.note_time(Instant::now());
-        // Without a listener the next sweep ends the sequence.
-        let _ = self.events.send(Event::Token(TokenEvent {
+        let event = TokenEvent {
             token,
             text,
             end_of_text,
@@ -215,8 +231,8 @@ impl Sequence {
             } else {
                 logits.top(self.request.top_logits)
             },
-        }));
-        Ok(reason)
+        };
+        Ok(Chosen { event, end })
     }
 
     fn text_after(

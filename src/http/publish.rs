@@ -14,7 +14,7 @@ use super::error::{ApiError, Kind};
 use super::keys::is_name;
 use super::self_test::{self, Step};
 use super::service::Service;
-use crate::engine::{Event, FinishReason, Request, RequestAdapter, RequestError};
+use crate::engine::{Event, FinishReason, Priority, Request, RequestAdapter, RequestError};
 use crate::preprocess::{ContentPart, Message, PromptToken};
 use crate::probe;
 
@@ -140,6 +140,7 @@ pub fn replay(service: &Service, tenant: &Arc<str>, adapter: &Adapter) -> Result
         images: vec![inputs.image_of(&probe::image(test.seed, test.size))?],
         top_logits: self_test::top_logits(test),
         deadline: Some(Instant::now() + SELF_TEST_TIMEOUT),
+        priority: Priority::Background,
         ..Request::new(Arc::clone(tenant), prompt, test.tokens.len())
     };
     // Where the answers part for no fault, the rest is asked again behind the expected tokens.

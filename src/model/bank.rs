@@ -4,7 +4,9 @@
 //! is not known here (`norma_adapters::SlotTable` keeps those books).
 //!
 //! In the CPU's memory a slot refers to the adapter's row itself: filling it copies nothing, and an adapter
-//! takes one row however many hold it. Elsewhere the bank is a matrix on the device.
+//! takes one row however many hold it. Elsewhere every site has a table on the device, `[slots, width]`, in one
+//! piece, so that a norm looks its rows up in it without copying it; an adapter crosses to the device once, as
+//! a row, and is spread over the tables there.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,10 +31,12 @@ enum Values {
         row_len: usize,
         rows: Arc<Vec<Arc<[f32]>>>,
     },
-    Matrix {
+    Tables {
+        /// Where a site's values lie in a row.
+        ranges: Vec<Option<SiteRange>>,
+        row_len: usize,
         sites: Vec<Option<SiteValues>>,
-        /// `[slots, row_len]`, which `sites` are views of.
-        matrix: Tensor,
+        device: Device,
     },
     Variables(Vec<Option<SiteValues>>),
 }
@@ -80,22 +84,7 @@ impl NormBank {
                 rows: Arc::new(vec![base_row.into(); n_slots]),
             }
         } else {
-            let row = Tensor::new(base_row, device)?.unsqueeze(0)?;
-            let matrix = row.repeat((n_slots, 1))?.contiguous()?; // [slots, row_len]
-            let view = |range: Range<usize>| matrix.narrow(1, range.start, range.len());
-            let values = |range: SiteRange| {
-                Ok(SiteValues {
-                    gain: view(range.gain)?,
-                    bias: range.bias.map(view).transpose()?,
-                    trainable: false,
-                })
-            };
-            Values::Matrix {
-                sites: sites
-                    .map(|range| range.map(values).transpose())
-                    .collect::<Result<_>>()?,
-                matrix,
-            }
+            tables(sites.collect(), base_row, n_slots, device)?
         };
         Ok(Self { values, n_slots })
     }
@@ -125,9 +114,26 @@ impl NormBank {
                 Arc::make_mut(rows)[slot as usize] = row;
                 Ok(())
             }
-            Values::Matrix { matrix, .. } => {
-                let row = Tensor::new(&*row, matrix.device())?.unsqueeze(0)?;
-                matrix.slice_set(&row, 0, slot as usize)
+            Values::Tables {
+                ranges,
+                row_len,
+                sites,
+                device,
+            } => {
+                if row.len() != *row_len {
+                    bail!("a row of {} values for a bank of {row_len}", row.len());
+                }
+                let row = Tensor::new(&*row, device)?.unsqueeze(0)?; // [1, row_len]
+                for (range, values) in ranges.iter().zip(sites) {
+                    let (Some(range), Some(values)) = (range, values) else {
+                        continue;
+                    };
+                    write(&values.gain, &row, &range.gain, slot)?;
+                    if let (Some(bias), Some(range)) = (&values.bias, &range.bias) {
+                        write(bias, &row, range, slot)?;
+                    }
+                }
+                Ok(())
             }
             Values::Variables(_) => bail!("a bank of variables has no slots to fill"),
         }
@@ -145,7 +151,7 @@ impl NormBank {
                     })
                 })
             }
-            Values::Matrix { sites, .. } | Values::Variables(sites) => {
+            Values::Tables { sites, .. } | Values::Variables(sites) => {
                 sites.get(idx).and_then(Option::as_ref).map(Site::Tensors)
             }
         };
@@ -158,5 +164,96 @@ impl NormBank {
     /// The number of slots, the base's included.
     pub fn n_slots(&self) -> usize {
         self.n_slots
+    }
+}
+
+/// Tables of sites, all slots filled with the base's values.
+fn tables(
+    ranges: Vec<Option<SiteRange>>,
+    base_row: &[f32],
+    n_slots: usize,
+    device: &Device,
+) -> Result<Values> {
+    let row = Tensor::new(base_row, device)?.unsqueeze(0)?; // [1, row_len]
+    let table = |range: &Range<usize>| {
+        let values = row.narrow(1, range.start, range.len())?;
+        values
+            .broadcast_as((n_slots, range.len()))?
+            .force_contiguous() // [slots, width]
+    };
+    let values = |range: &SiteRange| {
+        Ok(SiteValues {
+            gain: table(&range.gain)?,
+            bias: range.bias.as_ref().map(table).transpose()?,
+            trainable: false,
+        })
+    };
+    let sites = ranges.iter();
+    let sites = sites.map(|range| range.as_ref().map(values).transpose());
+    Ok(Values::Tables {
+        sites: sites.collect::<Result<_>>()?,
+        ranges,
+        row_len: base_row.len(),
+        device: device.clone(),
+    })
+}
+
+/// Writes a part of a row (`[1, row_len]`) into a slot of a table.
+fn write(table: &Tensor, row: &Tensor, range: &Range<usize>, slot: u32) -> Result<()> {
+    let part = row.narrow(1, range.start, range.len())?;
+    table.slice_set(&part.contiguous()?, 0, slot as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use norma_adapters::{Part, Site, SiteKind};
+
+    use super::*;
+
+    fn table() -> SiteTable {
+        let site = |name: &str, kind, used| Site {
+            name: name.into(),
+            kind,
+            width: 3,
+            part: Part::Vision,
+            used,
+        };
+        SiteTable::new(vec![
+            site("first", SiteKind::LayerNorm, true),
+            site("above", SiteKind::LayerNorm, false),
+            site("last", SiteKind::RmsNorm, true),
+        ])
+        .unwrap()
+    }
+
+    /// The tables that a device has hold what the rows of the CPU hold; here both are in its memory.
+    #[test]
+    fn a_filled_slot_changes_alone_in_rows_and_in_tables() {
+        let table = table();
+        let row =
+            |first: f32| -> Vec<f32> { (0..table.row_len()).map(|i| first + i as f32).collect() };
+        let mut rows = NormBank::resident(&table, &row(0.0), 3, &Device::Cpu).unwrap();
+        let ranges = (0..3).map(|idx| table.sites()[idx].used.then(|| table.range(idx)));
+        let mut tables = NormBank {
+            values: tables(ranges.collect(), &row(0.0), 3, &Device::Cpu).unwrap(),
+            n_slots: 3,
+        };
+        for slot in [2, 1, 2] {
+            let row = row(100.0 * slot as f32);
+            rows.fill(slot, row.clone().into()).unwrap();
+            tables.fill(slot, row.into()).unwrap();
+        }
+        for idx in [0, 2] {
+            let values = |bank: &NormBank| bank.site(idx).unwrap().to_values().unwrap();
+            let (rows, tables) = (values(&rows), values(&tables));
+            let numbers = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
+            assert_eq!(numbers(&rows.gain), numbers(&tables.gain));
+            let bias = |values: &SiteValues| values.bias.as_ref().map(numbers);
+            assert_eq!(bias(&rows), bias(&tables));
+            assert_eq!(numbers(&tables.gain)[0], row(0.0)[table.range(idx).gain]);
+        }
+        assert!(tables.site(1).is_err());
+        assert!(tables.fill(0, row(1.0).into()).is_err());
+        assert!(tables.fill(1, vec![1.0].into()).is_err());
     }
 }

@@ -7,9 +7,9 @@ use candle_core::{Result, Tensor};
 use super::config::VisionConfig;
 use super::linear::Linear;
 use super::norm_site::{NormContext, NormSite, SiteList, vision_layer_norm};
-use super::ops::Kernels;
 use super::ops::activation::{Activation, activate};
 use super::ops::attention::{AttentionLayout, Heads, attention};
+use super::ops::{Kernels, add_branch};
 use super::parameters::{ParameterError, Parameters};
 
 const PREFIX: &str = "vision_tower.vision_model";
@@ -108,7 +108,7 @@ impl VisionTower {
         Ok(TowerPass {
             n_images,
             layout: AttentionLayout::blocks(n_images, rows)?,
-            states: vec![self.pre_layrnorm.forward(&x, context)?],
+            states: vec![self.pre_layrnorm.normalise(&x, context)?],
         })
     }
 
@@ -157,6 +157,7 @@ impl VisionTower {
         let patches = self
             .patch_embedding
             .forward(&patches)?
+            .to_dtype(self.position_embedding.dtype())?
             .reshape((n, grid * grid, width))?;
         let class = self
             .class_embedding
@@ -221,9 +222,9 @@ impl EncoderLayer {
             self.v_proj.forward(&h)?,
         );
         let h = attention((&q, &k, &v), self.heads, layout, kernels)?;
-        let x = (x + self.out_proj.forward(&h)?)?;
+        let x = add_branch(x, &self.out_proj.forward(&h)?)?;
         let h = self.layer_norm2.forward(&x, context)?;
         let h = activate(&self.fc1.forward(&h)?, self.hidden_act, kernels)?;
-        x + self.fc2.forward(&h)?
+        add_branch(&x, &self.fc2.forward(&h)?)
     }
 }

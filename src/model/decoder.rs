@@ -6,15 +6,15 @@ use candle_core::{DType, Result, Tensor};
 
 use super::bank::NormBank;
 use super::config::DecoderConfig;
-use super::kv_cache::KvCache;
+use super::key_values::{self, Attend, KeyValues, StepOfHeads};
 use super::linear::Linear;
 use super::norm_site::{NormContext, NormSite, SiteList, language_rms_norm};
-use super::ops::Kernels;
 use super::ops::activation::{Activation, gated};
-use super::ops::attention::{Heads, attention};
+use super::ops::attention::Heads;
 use super::ops::rope::{RopeTable, rope};
+use super::ops::{Kernels, add_branch};
 use super::parameters::{ParameterError, Parameters};
-use super::prefix::{self, LayerPrefix};
+use super::prefix::Prefix;
 use super::step::{RowInput, Step, StepTensors};
 
 const PREFIX: &str = "language_model.model";
@@ -29,8 +29,10 @@ pub struct Decoder {
     norm: NormSite,
     lm_head: Linear,
     rope: RopeTable,
-    prefix_tokens: usize,
+    prefix: Option<Prefix>,
+    heads: Heads,
     kernels: Kernels,
+    activations: DType,
 }
 
 #[derive(Clone, Debug)]
@@ -41,12 +43,10 @@ struct DecoderLayer {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    prefix: Option<LayerPrefix>,
     post_attention_layernorm: NormSite,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
-    heads: Heads,
     hidden_act: Activation,
 }
 
@@ -92,19 +92,35 @@ impl Decoder {
             norm,
             lm_head,
             rope,
-            prefix_tokens: parameters.prefix_tokens(),
+            prefix: Prefix::read(
+                parameters,
+                (0..config.num_hidden_layers)
+                    .map(|layer| format!("{PREFIX}.layers.{layer}.self_attn")),
+                config.kv_width(),
+            )?,
+            heads: Heads::new(
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+            ),
             kernels,
+            activations: parameters.activations(),
         })
     }
 
     /// Positions that a learned prefix takes from every sequence.
     pub fn prefix_tokens(&self) -> usize {
-        self.prefix_tokens
+        self.prefix.as_ref().map_or(0, Prefix::tokens)
     }
 
     /// Logits of the step's wanted rows, `[wanted, vocab]`.
-    pub fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
-        let moved = (self.prefix_tokens > 0).then(|| prefix::behind(step, self.prefix_tokens));
+    pub fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
+        let moved = self.prefix.as_ref().map(|prefix| prefix.behind(step));
         let step = moved.as_ref().unwrap_or(step);
         let tensors = step.tensors(
             self.config.sliding_window,
@@ -115,10 +131,21 @@ impl Decoder {
             bank,
             slots: &tensors.slots,
             kernels: self.kernels,
+            activations: self.activations,
         };
         let mut x = self.embed(step)?;
+        let of = StepOfHeads {
+            step,
+            layout: &tensors.layout,
+            heads: self.heads,
+            kernels: self.kernels,
+        };
+        let attention = match &self.prefix {
+            Some(prefix) => prefix.begin(of, cache)?,
+            None => key_values::begin(of, cache)?,
+        };
         for layer in &self.layers {
-            x = layer.forward(&x, (step, &tensors, cache), &self.rope, context)?;
+            x = layer.forward(&x, (&tensors, &*attention), &self.rope, context)?;
         }
         if !step.wants_all_logits() {
             x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
@@ -127,7 +154,8 @@ impl Decoder {
             slots: &tensors.logits_slots,
             ..context
         };
-        self.lm_head.forward(&self.norm.forward(&x, context)?)
+        let logits = self.lm_head.forward(&self.norm.forward(&x, context)?)?;
+        logits.to_dtype(DType::F32)
     }
 
     /// `[rows, hidden]`: embeddings of tokens, image features where the step says so.
@@ -142,11 +170,16 @@ impl Decoder {
                 tokens.push(*token);
             }
         }
-        let embedded = self
-            .embed_tokens
-            .index_select(&Tensor::new(tokens.as_slice(), device)?, 0)?
-            .to_dtype(DType::F32)?;
-        if tokens.len() == step.len() {
+        // A chunk of nothing but an image has no token to look up, and devices have no empty tensors.
+        let mut parts = Vec::with_capacity(2);
+        if !tokens.is_empty() {
+            let tokens = Tensor::new(tokens.as_slice(), device)?;
+            let embedded = self.embed_tokens.index_select(&tokens, 0)?;
+            parts.push(embedded.to_dtype(DType::F32)?);
+        }
+        if tokens.len() == step.len()
+            && let Some(embedded) = parts.pop()
+        {
             return Ok(embedded);
         }
         let Some(features) = &step.image_features else {
@@ -170,7 +203,8 @@ impl Decoder {
             }
         }
         let order = Tensor::new(order.as_slice(), device)?;
-        Tensor::cat(&[&embedded, features], 0)?.index_select(&order, 0)
+        parts.push(features.to_dtype(DType::F32)?);
+        Tensor::cat(&parts, 0)?.index_select(&order, 0)
     }
 }
 
@@ -205,20 +239,10 @@ impl DecoderLayer {
                 attention_bias,
             )?,
             o_proj: linear("self_attn.o_proj", hidden, q_width, attention_bias)?,
-            prefix: LayerPrefix::read(
-                parameters,
-                &format!("{PREFIX}.layers.{index}.self_attn"),
-                config.kv_width(),
-            )?,
             post_attention_layernorm,
             gate_proj: linear("mlp.gate_proj", inner, hidden, mlp_bias)?,
             up_proj: linear("mlp.up_proj", inner, hidden, mlp_bias)?,
             down_proj: linear("mlp.down_proj", hidden, inner, mlp_bias)?,
-            heads: Heads::new(
-                config.num_attention_heads,
-                config.num_key_value_heads,
-                config.head_dim,
-            ),
             hidden_act: config.hidden_act,
         })
     }
@@ -226,7 +250,7 @@ impl DecoderLayer {
     fn forward(
         &self,
         x: &Tensor,
-        (step, tensors, cache): (&Step, &StepTensors, Option<&KvCache>),
+        (tensors, attention): (&StepTensors, &dyn Attend),
         table: &RopeTable,
         context: NormContext,
     ) -> Result<Tensor> {
@@ -245,17 +269,11 @@ impl DecoderLayer {
             kernels,
         )?;
         let v = self.v_proj.forward(&h)?;
-        let (k, v) = step.keys_and_values(self.index, (k, v), cache)?;
-        let (k, v) = match &self.prefix {
-            Some(prefix) => prefix.before((k, v))?,
-            None => (k, v),
-        };
-        let h = attention((&q, &k, &v), self.heads, &tensors.layout, kernels)?;
-        let x = (x + self.o_proj.forward(&h)?)?;
+        let h = attention.attend(self.index, [&q, &k, &v])?;
+        let x = add_branch(x, &self.o_proj.forward(&h)?)?;
         let h = self.post_attention_layernorm.forward(&x, context)?;
         let (gate, up) = (self.gate_proj.forward(&h)?, self.up_proj.forward(&h)?);
-        x + self
-            .down_proj
-            .forward(&gated(&gate, &up, self.hidden_act, kernels)?)?
+        let h = gated(&gate, &up, self.hidden_act, kernels)?;
+        add_branch(&x, &self.down_proj.forward(&h)?)
     }
 }

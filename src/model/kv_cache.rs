@@ -53,13 +53,14 @@ impl fmt::Display for KvType {
     }
 }
 
-impl KvType {
-    /// Bytes of a token's keys and values, all layers.
-    pub fn token_bytes(self, shape: &ModelShape) -> usize {
-        shape.n_layers * shape.kv_width * 2 * self.dtype().size_in_bytes()
-    }
+/// Bytes of a token's keys and values, all layers.
+pub fn token_bytes(shape: &ModelShape, kv_type: KvType) -> usize {
+    shape.n_layers * shape.kv_width * 2 * kv_type.dtype().size_in_bytes()
+}
 
-    fn dtype(self) -> DType {
+impl KvType {
+    /// The type of its tensors.
+    pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
@@ -74,7 +75,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Memory: `capacity` times [`KvType::token_bytes`].
+    /// Memory: `capacity` times [`token_bytes`].
     pub fn new(
         shape: &ModelShape,
         capacity: usize,

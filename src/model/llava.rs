@@ -2,7 +2,7 @@
 //!
 //! Reference: `LlavaForConditionalGeneration` of transformers 5.23.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use norma_adapters::{SiteTable, SiteTableError};
 use thiserror::Error;
 
@@ -10,7 +10,7 @@ use super::bank::NormBank;
 use super::clip::VisionTower;
 use super::config::{LlavaConfig, ProjectorConfig};
 use super::decoder::Decoder;
-use super::kv_cache::KvCache;
+use super::key_values::KeyValues;
 use super::linear::Linear;
 use super::norm_site::{NormContext, SiteList};
 use super::ops::activation::activate;
@@ -31,6 +31,7 @@ pub struct Llava {
     shape: ModelShape,
     device: Device,
     kernels: Kernels,
+    activations: DType,
 }
 
 /// Why a model could not be built.
@@ -65,7 +66,13 @@ impl Llava {
             shape,
             device: parameters.device().clone(),
             kernels,
+            activations: parameters.activations(),
         })
+    }
+
+    /// Which implementation of the operations it runs.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// The tower's selected hidden states, before the projector: `[n * image_tokens, width]`. Arguments
@@ -101,6 +108,7 @@ impl Llava {
             bank,
             slots,
             kernels: self.kernels,
+            activations: self.activations,
         }
     }
 
@@ -150,7 +158,12 @@ impl MedVlm for Llava {
         self.project(&self.tower.selected(pass)?).map(Some)
     }
 
-    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
         if step.is_empty() || step.logits_rows.is_empty() {
             bail!("a step needs at least one row and one row whose logits are wanted");
         }

@@ -10,18 +10,21 @@
 //! - [`ops`]: the operations, each with its backward.
 //! - [`linear`], [`norm_site`]: the two building blocks of a layer.
 //! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
-//! - [`kv_cache`]: keys and values of running sequences; [`prefix`]: learned ones before them.
+//! - [`key_values`]: the wall to where keys and values of running sequences are kept: in rows of the CPU's
+//!   memory ([`kv_cache`]) or in pages of a device ([`paged`]). [`prefix`]: learned ones before them.
 
 pub mod bank;
 pub mod clip;
 pub mod config;
 pub mod decoder;
+pub mod key_values;
 pub mod kv_cache;
 pub mod linear;
 pub mod llava;
 pub mod norm_site;
 pub mod ops;
 pub mod outline;
+pub mod paged;
 pub mod parameters;
 pub mod prefix;
 pub mod step;
@@ -31,7 +34,7 @@ use norma_adapters::SiteTable;
 
 use bank::NormBank;
 use config::LlavaConfig;
-use kv_cache::KvCache;
+use key_values::KeyValues;
 use step::Step;
 
 /// The numbers of a model that its users need.
@@ -53,6 +56,8 @@ pub struct ModelShape {
     pub n_layers: usize,
     /// Width of a key (and a value) row.
     pub kv_width: usize,
+    /// Width of a head of the decoder; divides `kv_width`.
+    pub head_dim: usize,
 }
 
 impl ModelShape {
@@ -67,6 +72,7 @@ impl ModelShape {
             tower_layers: config.vision.used_layers(),
             n_layers: config.decoder.num_hidden_layers,
             kv_width: config.decoder.kv_width(),
+            head_dim: config.decoder.head_dim,
         }
     }
 }
@@ -109,6 +115,11 @@ pub trait MedVlm: Send {
             .map(Some)
     }
 
-    /// Logits of the step's wanted rows, `[wanted, vocab]`. `cache` is needed if the step stores its keys.
-    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor>;
+    /// Logits of the step's wanted rows, `[wanted, vocab]`, f32. `cache` is needed if the step stores its keys.
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor>;
 }

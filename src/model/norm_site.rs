@@ -1,6 +1,6 @@
 //! A norm of a model: which site of the bank it reads, and how it normalises.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use norma_adapters::{Part, Site, SiteKind};
 
 use super::bank::{self, NormBank};
@@ -63,6 +63,8 @@ pub struct NormContext<'a> {
     pub slots: &'a RowIndex,
     /// Fused or composed.
     pub kernels: Kernels,
+    /// What a norm gives, for the linear maps behind it.
+    pub activations: DType,
 }
 
 /// One norm.
@@ -74,12 +76,18 @@ pub struct NormSite {
 }
 
 impl NormSite {
-    /// Normalises `x`, `[rows, width]`.
+    /// Normalises `x`, `[rows, width]`, and rounds the result to the context's type of activations.
     pub fn forward(&self, x: &Tensor, context: NormContext) -> Result<Tensor> {
+        self.normalise(x, context)?.to_dtype(context.activations)
+    }
+
+    /// As [`Self::forward`], in the type of `x`: where the result goes on as the stream.
+    pub fn normalise(&self, x: &Tensor, context: NormContext) -> Result<Tensor> {
         let NormContext {
             bank,
             slots,
             kernels,
+            ..
         } = context;
         let kind = (self.statistic, self.eps);
         match bank.site(self.site)? {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use thiserror::Error;
 
 use super::ops::frozen_linear::{DenseLinear, FrozenLinear};
@@ -85,6 +85,11 @@ pub enum Weight {
 pub trait Parameters {
     /// The device that parameters are made on.
     fn device(&self) -> &Device;
+
+    /// The type in which its linear maps take and give rows: f32, or bf16 where a device multiplies that.
+    fn activations(&self) -> DType {
+        DType::F32
+    }
 
     /// A tensor of this shape in f32.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError>;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::Device;
 use norma::base::{Base, BaseError, OpenOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -260,7 +261,7 @@ fn a_remembered_digest_is_used_until_a_file_changes() {
 
 #[test]
 fn a_base_too_large_for_the_machine_is_refused_with_both_numbers() {
-    let error = norma::base::memory::require("the base", 1 << 60).unwrap_err();
+    let error = norma::base::memory::require("the base", 1 << 60, &Device::Cpu).unwrap_err();
     assert!(matches!(error, BaseError::Memory { .. }));
     let message = error.to_string();
     assert!(

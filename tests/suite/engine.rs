@@ -266,3 +266,23 @@ fn requests_outlive_the_last_handle() {
     drop(engine);
     assert_eq!(tokens(answer), expected(&[], &[5], 30, None));
 }
+
+#[test]
+fn adapters_that_nobody_uses_are_forgotten_when_asked_and_come_back_the_same() {
+    let (engine, _control) = toy::start(config());
+    let with = |id| Request {
+        adapter: Some(adapter(id)),
+        ..request(&[1.0], &[5, 6], 4)
+    };
+    let ask = |id| tokens(engine.submit(with(id)).unwrap());
+    for _ in 0..2 {
+        assert_eq!(ask(1), expected(&[1.0], &[5, 6], 4, Some(1)));
+    }
+    engine.forget_idle_adapters();
+    for _ in 0..2 {
+        assert_eq!(ask(1), expected(&[1.0], &[5, 6], 4, Some(1)));
+    }
+    engine.drain();
+    engine.join();
+    assert_eq!(engine.stats().slots_filled, 2);
+}

@@ -14,6 +14,7 @@ use norma::model::kv_cache::KvType;
 use norma::preprocess::{PromptToken, TextTokenizer};
 use norma_adapters::{AdapterValues, Generation, Scope, SiteTable};
 
+use crate::device::{open_there, report, test_device};
 use crate::golden;
 
 const N_ADAPTERS: u8 = 7;
@@ -25,7 +26,10 @@ pub struct Served {
 }
 
 pub fn serve(config: EngineConfig) -> Served {
-    let base: Base = golden::open("llama_a");
+    serve_base(&golden::open("llama_a"), config)
+}
+
+fn serve_base(base: &Base, config: EngineConfig) -> Served {
     let folder: &Path = base.folder();
     let tokenizer = TextTokenizer::from_folder(folder, None).unwrap();
     let model = base.load_boxed(WeightType::F32).unwrap();
@@ -186,7 +190,10 @@ fn greedy_answers_are_those_of_transformers() {
         max_step_tokens: 3,
         ..EngineConfig::default()
     };
-    let served = serve(config);
+    greedy_answers(&serve(config));
+}
+
+fn greedy_answers(served: &Served) {
     let case = golden::Case::read("llama_a");
     let mut seen = 0;
     for prompt in &case.prompts {
@@ -222,4 +229,44 @@ fn greedy_answers_are_those_of_transformers() {
         seen += prompt.greedy.len();
     }
     assert!(seen >= 32);
+}
+
+/// On the device of `NORMA_TEST_DEVICE`: the references' tokens, and a crowd in scarce pages and slots against each
+/// request alone. A device that is no CPU may settle near ties otherwise in a crowd; from there on an answer goes
+/// its own way, so tokens are counted up to the first that differs.
+#[test]
+fn an_engine_on_the_device_answers_a_crowd_as_each_alone() {
+    let base = open_there("llama_a");
+    let plain = serve_base(&base, without_caches());
+    greedy_answers(&plain);
+    let alone: Vec<_> = (0..40).map(|i| plain.answer(plain.request(i))).collect();
+    let served = serve_base(
+        &base,
+        EngineConfig {
+            max_sequences: 16,
+            max_step_tokens: 40,
+            kv_rows: 320,
+            bank_slots: 5,
+            ..EngineConfig::default()
+        },
+    );
+    let crowd: Vec<_> = (0..40)
+        .map(|i| served.engine.submit(served.request(i)).unwrap())
+        .collect();
+    let (mut all, mut same) = (0, 0);
+    for (alone, answer) in alone.iter().zip(crowd) {
+        let (alone, crowd) = (tokens(alone), tokens(&collect(answer)));
+        assert_eq!(alone.len(), crowd.len());
+        all += alone.len();
+        same += alone.iter().zip(&crowd).take_while(|(a, b)| a == b).count();
+    }
+    let stats = served.engine.stats();
+    assert!(stats.slots_filled > u64::from(N_ADAPTERS) && stats.preemptions > 0);
+    report("crowd, same tokens of all", &(same, all));
+    let bound = if test_device().is_cpu() {
+        all
+    } else {
+        all * 95 / 100
+    };
+    assert!(same >= bound, "{same} of {all} tokens as alone");
 }

@@ -12,7 +12,8 @@ use norma::engine::{
     RequestError, RequestImage, TokenEvent,
 };
 use norma::model::bank::NormBank;
-use norma::model::kv_cache::{KvCache, KvType};
+use norma::model::key_values::KeyValues;
+use norma::model::kv_cache::KvType;
 use norma::model::step::{RowInput, Step};
 use norma::model::{MedVlm, ModelShape};
 use norma::preprocess::{PromptToken, SpecialTokens, TextTokenizer};
@@ -193,7 +194,12 @@ impl MedVlm for Toy {
         Tensor::from_vec(features, (rows, 1), &Device::Cpu)
     }
 
-    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
         let seen = StepSeen {
             rows: step.len(),
             sequences: step.segments.len(),
@@ -217,7 +223,8 @@ impl MedVlm for Toy {
             .map(|slot| gains[*slot as usize][0])
             .collect();
         let column = |values| Tensor::from_vec(values, (step.len(), 1), &Device::Cpu);
-        let (keys, values) = step.keys_and_values(0, (column(keys)?, column(values)?), cache)?;
+        let rows = cache.and_then(KeyValues::as_rows);
+        let (keys, values) = step.keys_and_values(0, (column(keys)?, column(values)?), rows)?;
         if step.inputs.contains(&RowInput::Token(FAILS)) {
             bail!("a bad token");
         }
@@ -312,6 +319,7 @@ pub fn start(config: EngineConfig) -> (EngineHandle, Arc<Control>) {
         tower_layers: 2,
         n_layers: 1,
         kv_width: 1,
+        head_dim: 1,
     };
     let toy = Toy {
         sites: sites(),

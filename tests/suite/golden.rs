@@ -21,13 +21,17 @@ pub fn llava_folder() -> PathBuf {
 
 /// Opens the base of a case; `llama_d` with its vision configuration.
 pub fn open(case: &str) -> Base {
-    let vision = llava_folder().join(format!("{case}_vision"));
-    let vision_config = vision.is_dir().then_some(vision);
     let options = OpenOptions {
-        vision_config,
+        vision_config: vision_config(case),
         ..OpenOptions::default()
     };
     Base::open(&llava_folder().join(case), &options).unwrap()
+}
+
+/// The vision configuration beside a case, where it has one.
+pub fn vision_config(case: &str) -> Option<PathBuf> {
+    let vision = llava_folder().join(format!("{case}_vision"));
+    vision.is_dir().then_some(vision)
 }
 
 /// One prompt of a case with its references.

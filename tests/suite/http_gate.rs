@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use candle_core::{Device, Result, Tensor};
 use norma::model::bank::NormBank;
-use norma::model::kv_cache::KvCache;
+use norma::model::key_values::KeyValues;
 use norma::model::step::Step;
 use norma::model::{MedVlm, ModelShape};
 use norma_adapters::SiteTable;
@@ -81,7 +81,12 @@ impl MedVlm for Gated {
         self.model.encode_images(pixels, slots, bank)
     }
 
-    fn forward(&self, step: &Step, bank: &NormBank, cache: Option<&KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
         self.gate.pass();
         self.model.forward(step, bank, cache)
     }

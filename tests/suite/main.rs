@@ -6,6 +6,7 @@
 )]
 
 mod base;
+mod device;
 mod engine;
 mod engine_answers;
 mod engine_caches;
@@ -26,7 +27,9 @@ mod http_refused_adapters;
 mod http_server;
 mod http_tasks;
 mod mixed_batches;
+mod on_device;
 mod ops;
+mod pages;
 mod parity;
 mod pixels;
 mod prompt;

@@ -145,6 +145,11 @@ pub(crate) fn keep(
     Ok(())
 }
 
+/// A base with its norms as they are.
+pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
+    opened::to_train(folder, None)
+}
+
 /// The base that is to be measured, with its norm row.
 pub(crate) fn measured(arguments: &Eval) -> Result<(FrozenBase, Surroundings, Vec<f32>)> {
     if let Some(file) = &arguments.trained {

@@ -6,6 +6,7 @@
 //!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
+//! - [`interchange`]: PEFT's files, averages, differences.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
@@ -19,6 +20,7 @@ pub mod decode;
 pub mod eval;
 pub mod folder;
 pub mod frozen;
+pub mod interchange;
 pub mod learner;
 pub mod lesson;
 pub mod methods;

@@ -5,8 +5,11 @@
 
 mod commands;
 mod compare_commands;
+mod inspect_command;
+mod interchange_commands;
 mod method_options;
 mod record_commands;
+mod set_options;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +17,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use norma::base::WeightType;
 use norma_trainer::data;
-use norma_trainer::data::source::Source;
 use norma_trainer::folder::Storage;
 use norma_trainer::phantom::{Split, Task};
+
+use inspect_command::Inspect;
+use set_options::{MaybeSet, Set};
 
 /// Trains the phantom base, tunes LayerNorm adapters, evaluates them.
 #[derive(Parser)]
@@ -40,8 +45,18 @@ enum Command {
     /// One run of a comparison, in a process of its own.
     #[command(hide = true)]
     CompareJob(compare_commands::CompareJob),
+    /// Says what a data set holds: counts, lengths, leaks between its splits, faults.
+    Inspect(Inspect),
     /// Writes a list of a real set's questions, for a program that asks a server.
     Questions(Questions),
+    /// Makes an adapter file of an LN-tuning adapter that PEFT saved.
+    Import(interchange_commands::Import),
+    /// Writes an adapter for PEFT to load.
+    Export(interchange_commands::Export),
+    /// Shows how far two adapters lie from each other, site by site.
+    Diff(interchange_commands::Diff),
+    /// Makes one adapter of several, their mean by weight.
+    Average(interchange_commands::Average),
     /// The phantom world.
     #[command(subcommand)]
     Phantom(Phantom),
@@ -49,9 +64,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Pretrain {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     /// The recipe, a JSON file.
     #[arg(long)]
     recipe: PathBuf,
@@ -69,9 +83,8 @@ struct Pretrain {
 
 #[derive(clap::Args)]
 struct Tune {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     #[command(flatten)]
     held: Held,
     /// The base's folder.
@@ -89,9 +102,8 @@ struct Tune {
 
 #[derive(clap::Args)]
 struct Eval {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
+    #[command(flatten)]
+    set: MaybeSet,
     #[command(flatten)]
     held: Held,
     /// Which part of a real set, where no fold is named.
@@ -125,9 +137,8 @@ struct Eval {
 
 #[derive(clap::Args)]
 struct Questions {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`.
-    #[arg(long)]
-    data: Source,
+    #[command(flatten)]
+    set: Set,
     #[command(flatten)]
     held: Held,
     /// Which part of the set, where no fold is named.
@@ -200,21 +211,26 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 )]
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Pretrain(arguments) => match &arguments.data {
+        Command::Pretrain(arguments) => match arguments.set.get() {
             None => commands::pretrain(&arguments),
-            Some(source) => record_commands::pretrain(&arguments, source),
+            Some(set) => record_commands::pretrain(&arguments, &set),
         },
-        Command::Tune(arguments) => match &arguments.data {
+        Command::Tune(arguments) => match arguments.set.get() {
             None => commands::tune(&arguments),
-            Some(source) => record_commands::tune(&arguments, source),
+            Some(set) => record_commands::tune(&arguments, &set),
         },
-        Command::Eval(arguments) => match &arguments.data {
+        Command::Eval(arguments) => match arguments.set.get() {
             None => commands::eval(&arguments),
-            Some(source) => record_commands::eval(&arguments, source),
+            Some(set) => record_commands::eval(&arguments, &set),
         },
         Command::Compare(arguments) => compare_commands::compare(&arguments),
         Command::CompareJob(arguments) => compare_commands::job(&arguments),
+        Command::Inspect(arguments) => inspect_command::inspect(&arguments),
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
+        Command::Import(arguments) => interchange_commands::import(&arguments),
+        Command::Export(arguments) => interchange_commands::export(&arguments),
+        Command::Diff(arguments) => interchange_commands::compare_two(&arguments),
+        Command::Average(arguments) => interchange_commands::merge(&arguments),
         Command::Phantom(Phantom::Export(arguments)) => commands::export(&arguments),
     };
     match done {

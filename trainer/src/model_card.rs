@@ -3,14 +3,13 @@
 
 use anyhow::Result;
 
-use crate::data::source::Source;
 use crate::records::base::RecordRecipe;
 use crate::records::eval::Marks;
 
 /// What a card states.
 pub struct Facts<'a> {
-    /// The set.
-    pub source: &'a Source,
+    /// How to cite the set, and its licence.
+    pub citation: &'a str,
     /// Training records.
     pub records: usize,
     /// Digest of the training records and their images.
@@ -28,7 +27,7 @@ pub struct Facts<'a> {
 /// The card's text.
 pub fn text(facts: &Facts) -> Result<String> {
     let Facts {
-        source,
+        citation,
         records,
         digest,
         recipe,
@@ -55,7 +54,6 @@ and is often wrong. It exists to measure adapters on. Not a medical device, not 
 {recipe}
 ```
 ",
-        citation = source.layout.citation(),
         side = recipe.sizes.image,
         recipe = serde_json::to_string_pretty(recipe)?,
     ))

@@ -1,49 +1,50 @@
-//! The image files of a set, decoded once. In: paths. Out: small pictures in memory, or pixels as a
+//! The images of a set, decoded once. In: where they are. Out: small pictures in memory, or pixels as a
 //! tower takes them. It must not know what is asked about them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image::RgbImage;
 use norma::preprocess::{ClipPreprocess, ImageLimits, Picture, decode};
 use rayon::prelude::*;
 
-/// Decoded pictures of one size, by path.
+use crate::data::Image;
+
+/// Decoded pictures of one size.
 #[derive(Debug, Default)]
 pub struct Pictures {
-    thumbnails: BTreeMap<PathBuf, RgbImage>,
+    thumbnails: BTreeMap<Image, RgbImage>,
 }
 
 impl Pictures {
-    /// Reads files and brings them to the square that `preprocess` makes of them. A file that is no
-    /// picture ends the reading, with its path.
+    /// Reads images and brings them to the square that `preprocess` makes of them. One that is no
+    /// picture ends the reading, with its place.
     pub fn read<'a>(
-        paths: impl IntoIterator<Item = &'a Path>,
+        images: impl IntoIterator<Item = &'a Image>,
         preprocess: &ClipPreprocess,
     ) -> Result<Self> {
-        let mut paths: Vec<&Path> = paths.into_iter().collect();
-        paths.sort_unstable();
-        paths.dedup();
-        let one = |path: &&Path| {
-            let picture = read(path)?;
-            Ok((path.to_path_buf(), preprocess.resize_crop(&picture)))
+        let mut images: Vec<&Image> = images.into_iter().collect();
+        images.sort_unstable();
+        images.dedup();
+        let one = |image: &&Image| {
+            let picture = read(image)?;
+            Ok(((*image).clone(), preprocess.resize_crop(&picture)))
         };
-        let thumbnails = paths.par_iter().map(one).collect::<Result<_>>()?;
+        let thumbnails = images.par_iter().map(one).collect::<Result<_>>()?;
         Ok(Self { thumbnails })
     }
 
-    /// The picture of a path that was read.
-    pub fn get(&self, path: &Path) -> Result<&RgbImage> {
-        let picture = self.thumbnails.get(path);
-        picture.with_context(|| format!("{} was not read", path.display()))
+    /// The picture of an image that was read.
+    pub fn get(&self, image: &Image) -> Result<&RgbImage> {
+        let picture = self.thumbnails.get(image);
+        picture.with_context(|| format!("{image} was not read"))
     }
 }
 
-/// A picture file as the server would take it.
-pub fn read(path: &Path) -> Result<Picture> {
-    let shown = || format!("cannot read the picture {}", path.display());
-    let bytes = std::fs::read(path).with_context(shown)?;
+/// A picture as the server would take it.
+pub fn read(image: &Image) -> Result<Picture> {
+    let shown = || format!("cannot read the picture {image}");
+    let bytes = image.bytes().with_context(shown)?;
     decode(&bytes, &ImageLimits::default()).with_context(shown)
 }
 
@@ -56,20 +57,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_are_squared_and_kept_by_path() {
+    fn pictures_are_squared_and_kept_by_place() {
         let folder = TempDir::new().unwrap();
         let (path, other) = (folder.path().join("a.png"), folder.path().join("b.png"));
         RgbImage::from_pixel(12, 4, Rgb([200, 200, 200]))
             .save(&path)
             .unwrap();
         std::fs::write(&other, "no picture").unwrap();
+        let (path, other) = (Image::from(path), Image::from(other));
         let preprocess = ClipPreprocess::from_json(&json!({
             "image_processor_type": "LlavaImageProcessor", "do_pad": true,
             "size": { "shortest_edge": 12 }, "crop_size": { "height": 12, "width": 12 },
             "image_mean": [0.2, 0.2, 0.2], "image_std": [0.5, 0.5, 0.5],
         }))
         .unwrap();
-        let pictures = Pictures::read([path.as_path(), path.as_path()], &preprocess).unwrap();
+        let pictures = Pictures::read([&path, &path], &preprocess).unwrap();
         let picture = pictures.get(&path).unwrap();
         assert_eq!(picture.dimensions(), (12, 12));
         assert_eq!(
@@ -83,7 +85,7 @@ mod tests {
                 .to_string()
                 .contains("b.png")
         );
-        let error = Pictures::read([other.as_path()], &preprocess).unwrap_err();
+        let error = Pictures::read([&other], &preprocess).unwrap_err();
         assert!(
             format!("{error:#}").contains("b.png: the image must be PNG or JPEG"),
             "{error:#}"

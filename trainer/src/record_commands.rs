@@ -4,14 +4,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use norma::model::MedVlm;
 use norma_adapters::manifest::Task;
 use norma_trainer::adapter::{Card, Surroundings};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
-use norma_trainer::data::source::Source;
-use norma_trainer::data::{DataSet, Record, Split, digest, questions};
+use norma_trainer::data::{AnswerType, DataSet, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Lesson;
@@ -28,13 +27,14 @@ use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
 use crate::commands::{bar, keep, measured, read_json, untouched, watched, write};
+use crate::set_options::Set;
 use crate::{Eval, Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
 /// part with the pictures and without.
-pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
+pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
     let recipe: RecordRecipe = read_json(&arguments.recipe)?;
-    let set = read(source)?;
+    let set = source.read_checked()?;
     let train: Vec<&Record> = set.split(Split::Train).collect();
     ensure!(!train.is_empty(), "{source} has no training records");
     let texts = train
@@ -48,7 +48,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     };
     let around = surroundings(&recipe.sizes, tokenizer)?;
     let shape = norma::model::ModelShape::of(&config);
-    let rounds = Rounds::new(&recipe, &RecordTeacher::new(&around, shape)?, &train)?;
+    let teacher = RecordTeacher::new(&around, shape)?;
+    let train = fitting(source, &teacher, train)?;
+    let rounds = Rounds::new(&recipe, &teacher, &train)?;
 
     let base = watched(recipe.schedule.steps, |report| {
         learn(config, &recipe.plan(), rounds, report)
@@ -61,14 +63,15 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
         base.n_values(),
         base.row.len()
     );
-    let held_out: Vec<&Record> = set.split(Split::Validation).collect();
+    let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let held_out = fitting(source, &teacher, set.split(Split::Validation))?;
     let marks =
         [Look::Picture, Look::Blank].map(|look| marks(&base, &around, &base.row, &held_out, look));
     let [seen, blank] = marks;
     let (seen, blank) = (seen?, blank?);
     println!("validation: {seen}\n     blank: {blank}");
     let card = model_card::text(&model_card::Facts {
-        source,
+        citation: &set.about.cited(),
         records: train.len(),
         digest: &digest(train.iter().copied())?,
         recipe: &recipe,
@@ -79,23 +82,30 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
     write(&arguments.out.join("README.md"), card.as_bytes())
 }
 
-/// Tunes norms on a set's training part less a fold, measures the fold before and after, writes the
-/// adapter.
-pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
+/// Tunes norms on a set's training part, or on all but a fold of it; measures the validation part, or
+/// the fold, before and after; writes the adapter.
+pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let mut recipe: TuneRecipe = read_json(&arguments.recipe)?;
     arguments.method.apply(&mut recipe)?;
-    let fold = arguments
-        .held
-        .fold()?
-        .context("name the held-out part with --folds")?;
-    let set = read(source)?;
-    let (train, held_out) = fold.part(set.split(Split::Train));
+    let set = source.read_checked()?;
+    let (train, held_out) = match arguments.held.fold()? {
+        Some(fold) => fold.part(set.split(Split::Train)),
+        None => (
+            set.split(Split::Train).collect(),
+            set.split(Split::Validation).collect(),
+        ),
+    };
     ensure!(
         !train.is_empty() && !held_out.is_empty(),
-        "{source} is too small for these folds"
+        "{} records to learn from and {} to measure on: name a held-out part with --folds, or split \
+         the set with --split-by",
+        train.len(),
+        held_out.len()
     );
     let (base, around) = opened::to_train(&arguments.base, Some(&recipe.choice()))?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let train = fitting(source, &teacher, train)?;
+    let held_out = fitting(source, &teacher, held_out)?;
     let images = by_image(train.iter().copied());
     println!(
         "{} records of {} images to learn from, {} of {} held out",
@@ -106,7 +116,7 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     );
     let lessons: Vec<Lesson> = images
         .iter()
-        .map(|(path, records)| teacher.lesson(path, records, Look::Picture))
+        .map(|(image, records)| teacher.lesson(image, records, Look::Picture))
         .collect::<Result<_>>()?;
     let start = Instant::now();
     let bar = bar(recipe.schedule.steps as u64);
@@ -137,17 +147,17 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     let (after, blank) = (measure(Look::Picture)?, measure(Look::Blank)?);
     println!("before: {before}\n after: {after}\n blank: {blank}");
     let card = Card {
-        task: Task::Vqa,
+        task: task(&train),
         scope: recipe.scope,
         recipe: json!({
-            "set": source.layout.citation(),
+            "set": set.about.cited(),
             "held_out": { "folds": arguments.held.folds, "part": arguments.held.hold_out,
                           "seed": arguments.held.fold_seed },
             "tune": recipe,
         }),
         data_digest: Some(digest(train.iter().copied())?.parse()?),
         metrics: json!({
-            "set": "the held-out fold, exact match",
+            "set": "the held-out records, exact match",
             "before": before, "after": after, "after_blank": blank,
         }),
         licence: None,
@@ -156,10 +166,12 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
 }
 
 /// Measures a base, with an adapter or without, with the pictures and without.
-pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
+pub fn eval(arguments: &Eval, source: &Set) -> Result<()> {
     let (base, around, row) = measured(arguments)?;
-    let set = read(source)?;
+    let set = source.read_checked()?;
     let records = arguments.held.of(&set, arguments.part.into())?;
+    let teacher = RecordTeacher::new(&around, *base.model.shape())?;
+    let records = fitting(source, &teacher, records)?;
     for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
         println!(
             "{name:>8}: {}",
@@ -171,9 +183,12 @@ pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
 
 /// Writes the held-out questions for a program that asks a server.
 pub fn list_questions(arguments: &Questions) -> Result<()> {
-    let set = read(&arguments.data)?;
+    let set = arguments.set.read_checked()?;
     let records = arguments.held.of(&set, arguments.part.into())?;
-    let text = questions::to_json(&arguments.data.to_string(), records.iter().copied())?;
+    let images = arguments.out.with_extension("images");
+    let files = questions::image_files(records.iter().copied(), &images)?;
+    let source = arguments.set.to_string();
+    let text = questions::to_json(&source, records.iter().copied(), &files)?;
     write(&arguments.out, format!("{text}\n").as_bytes())?;
     println!("{} questions in {}", records.len(), arguments.out.display());
     Ok(())
@@ -197,6 +212,37 @@ impl Held {
     }
 }
 
+/// The manifest's word for what records teach.
+fn task(records: &[&Record]) -> Task {
+    let reports = records
+        .iter()
+        .filter(|record| record.answer_type == AnswerType::Report);
+    match reports.count() {
+        0 => Task::Vqa,
+        all if all == records.len() => Task::Report,
+        _ => Task::Other("vqa and report".into()),
+    }
+}
+
+/// The records that a base can take; the others are printed, or refused if the set may have none.
+fn fitting<'a>(
+    set: &Set,
+    teacher: &RecordTeacher,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Result<Vec<&'a Record>> {
+    let (fit, faults) = teacher.fitting(records);
+    for fault in &faults {
+        println!("{fault}");
+    }
+    ensure!(
+        faults.is_empty() || !set.is_strict(),
+        "{} records do not fit the base",
+        faults.len()
+    );
+    ensure!(!fit.is_empty(), "no record fits the base");
+    Ok(fit)
+}
+
 fn marks(
     base: &FrozenBase,
     around: &Surroundings,
@@ -208,17 +254,4 @@ fn marks(
     let teacher = RecordTeacher::new(around, *base.model.shape())?;
     let answers = answers(&base.model, norms.bank(), &teacher, records, look)?;
     Ok(Marks::new(records, &answers))
-}
-
-/// Reads a set and says what was wrong with it.
-fn read(source: &Source) -> Result<DataSet> {
-    let set = source.read()?;
-    for problem in &set.problems {
-        println!("{problem}");
-    }
-    let leaks = set.leaks().len();
-    if leaks > 0 {
-        println!("{leaks} images occur in more than one of the set's own parts");
-    }
-    Ok(set)
 }

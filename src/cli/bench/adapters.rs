@@ -42,11 +42,6 @@ impl Maker {
         Self { table, row, digest }
     }
 
-    /// Values of one adapter's row.
-    pub fn row_len(&self) -> usize {
-        self.row.len()
-    }
-
     /// The values of a seed's adapter.
     pub fn values(&self, seed: u64) -> anyhow::Result<AdapterValues> {
         let mut random = StdRng::seed_from_u64(seed);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::load::{self, Load, seeds};
 use super::local::Local;
 use super::machine::Machine;
-use super::stats::Spread;
+use super::stats::{Spread, median};
 use super::target::{Ask, Prompt, Target};
 
 /// A map large enough for a type's bytes a weight to show.
@@ -77,22 +77,27 @@ pub async fn measure(
         prefill_rows: rows,
         prefill_rows_per_second: prefill,
         prefill_fma_fraction: flops / (machine.fma_gflop_per_second * 1e9),
-        outside_model_fraction: outside_model(local, tokens).await?,
+        outside_model_fraction: outside_model(local, tokens, repeats).await?,
     })
 }
 
-async fn outside_model(local: &Local, tokens: usize) -> anyhow::Result<f64> {
+/// The median of several loads.
+async fn outside_model(local: &Local, tokens: usize, repeats: usize) -> anyhow::Result<f64> {
     let load = Load {
         streams: 16,
         models: vec![Local::NAME.to_owned()],
         tokens,
     };
-    let before = local.settled().await?;
-    load::run(&Target::Local(local.clone()), &load).await?;
-    let after = local.settled().await?;
-    let steps = after.step_time.saturating_sub(before.step_time);
-    let model = after.model_time.saturating_sub(before.model_time);
-    Ok(1.0 - model.as_secs_f64() / steps.as_secs_f64())
+    let mut fractions = Vec::with_capacity(repeats);
+    for _ in 0..repeats {
+        let before = local.settled().await?;
+        load::run(&Target::Local(local.clone()), &load).await?;
+        let after = local.settled().await?;
+        let steps = after.step_time.saturating_sub(before.step_time);
+        let model = after.model_time.saturating_sub(before.model_time);
+        fractions.push(1.0 - model.as_secs_f64() / steps.as_secs_f64());
+    }
+    Ok(median(&fractions))
 }
 
 /// The decoder's weights.

@@ -1,12 +1,12 @@
-//! Loads of fixed length: so many streams at once, each one answer, models taking turns over them.
+//! Loads of fixed length: so many streams at once, each one answer, models taking turns
+//! over them.
 
 use std::time::Instant;
 
 use anyhow::bail;
-use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use super::stats::{PairedRatio, Spread};
+use super::stats::Spread;
 use super::target::{Ask, Prompt, Target, Timed};
 
 /// Rows of a load's prompts, which are words alone: what is measured is decoding.
@@ -65,17 +65,15 @@ pub async fn measure(target: &Target, load: &Load, rounds: usize) -> anyhow::Res
 /// Runs a load once, with prompts that were never asked before.
 pub async fn run(target: &Target, load: &Load) -> anyhow::Result<Vec<Timed>> {
     let first_seed = seeds::take(load.streams as u64);
-    let streams = (0..load.streams).map(|i| {
-        target.ask(Ask {
-            model: load.models[i % load.models.len()].clone(),
-            prompt: Prompt::Words {
-                rows: PROMPT_ROWS,
-                seed: first_seed + i as u64,
-            },
-            tokens: load.tokens,
-        })
-    });
-    let answers = try_join_all(streams).await?;
+    let ask = |i: usize| Ask {
+        model: load.models[i % load.models.len()].clone(),
+        prompt: Prompt::Words {
+            rows: PROMPT_ROWS,
+            seed: first_seed + i as u64,
+        },
+        tokens: load.tokens,
+    };
+    let answers = target.ask_all((0..load.streams).map(ask).collect()).await?;
     if let Some(short) = answers.iter().find(|answer| answer.tokens != load.tokens) {
         let (got, want) = (short.tokens, load.tokens);
         bail!("an answer has {got} tokens, {want} were asked for");
@@ -111,29 +109,6 @@ pub fn decode_rate(answers: &[Timed]) -> Option<f64> {
 
 fn last(answer: &Timed) -> Option<Instant> {
     answer.pieces.last().copied()
-}
-
-/// The two loads in turns, each pair in the other order than the one before: the first's rate over the second's.
-pub async fn paired(
-    first: (&Target, &Load),
-    second: (&Target, &Load),
-    pairs: usize,
-) -> anyhow::Result<PairedRatio> {
-    let mut rates = Vec::with_capacity(pairs);
-    // One of each to warm up.
-    run(first.0, first.1).await?;
-    run(second.0, second.1).await?;
-    for pair in 0..pairs {
-        let rates_of = if pair % 2 == 0 {
-            let a = rate(&run(first.0, first.1).await?);
-            (a, rate(&run(second.0, second.1).await?))
-        } else {
-            let b = rate(&run(second.0, second.1).await?);
-            (rate(&run(first.0, first.1).await?), b)
-        };
-        rates.push(rates_of);
-    }
-    Ok(PairedRatio::of(&rates))
 }
 
 /// Seeds that were never given out before in this process.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures_util::future::try_join_all;
 use norma::base::{Base, WeightType};
 use norma::engine::{Answer, EngineConfig, EngineStats, Event, Request, RequestAdapter};
 use norma::http::choice::ModelChoice;
@@ -54,6 +55,8 @@ pub struct Setup<'a> {
 impl Local {
     /// The base's name.
     pub const NAME: &'static str = "base";
+    /// Streams that its engine runs at once.
+    pub const MAX_STREAMS: usize = 64;
     /// The least token that a prompt of words has: those below are special in most vocabularies.
     const FIRST_TOKEN: u32 = 8;
 
@@ -63,8 +66,8 @@ impl Local {
         adapters::fill(base, setup.data_dir, setup.adapters)?;
         let shape = base.outline().shape;
         let engine = EngineConfig {
-            max_sequences: 64,
-            kv_rows: 64 * shape.max_positions.min(1024),
+            max_sequences: Self::MAX_STREAMS,
+            kv_rows: Self::MAX_STREAMS * shape.max_positions.min(1024),
             kv_type: setup.weights.default_kv(),
             bank_slots: setup.bank_slots,
             ..EngineConfig::default()
@@ -127,9 +130,8 @@ impl Local {
         }
     }
 
-    /// Makes the adapter of a seed known to the service without a file, as it is right after an upload, and lets
-    /// it answer one token, which brings it into the bank.
-    pub async fn bring_in(&self, seed: u64) -> anyhow::Result<()> {
+    /// Makes the adapter of a seed known to the service without a file, as it is right after an upload.
+    pub async fn remember(&self, seed: u64) -> anyhow::Result<RequestAdapter> {
         let this = self.clone();
         let adapter = tokio::task::spawn_blocking(move || {
             let (_, adapter) = this.maker.adapter(seed, adapters::unplayed())?;
@@ -139,69 +141,118 @@ impl Local {
                 values: loaded.values.clone(),
             })
         });
-        let request = Request {
-            adapter: Some(adapter.await??),
-            ..Request::new(LOCAL_TENANT.into(), self.words(2, seed), 1)
-        };
-        self.count_request();
-        let now = Instant::now();
-        collect((now, now), self.service.engine().submit(request)?).await?;
+        adapter.await?
+    }
+
+    /// Lets each of these adapters answer one token, which brings it into the bank.
+    pub async fn bring_in(&self, adapters: &[RequestAdapter]) -> anyhow::Result<()> {
+        for group in adapters.chunks(Self::MAX_STREAMS) {
+            let request = |adapter: &RequestAdapter| Request {
+                adapter: Some(adapter.clone()),
+                ..Request::new(LOCAL_TENANT.into(), self.words(1, 0), 1)
+            };
+            self.submit(group.iter().map(request).collect()).await?;
+        }
         Ok(())
     }
 
     /// Asks the engine and waits for the whole answer.
     pub async fn ask(&self, ask: Ask) -> anyhow::Result<Timed> {
-        self.count_request();
+        let begun = Instant::now();
         match ask.prompt {
             Prompt::Words { rows, seed } => {
-                let prompt = self.words(rows, seed);
-                let (this, model) = (self.clone(), ask.model);
-                let begun = Instant::now();
-                let adapter = if model == Self::NAME {
-                    None
-                } else {
-                    Some(tokio::task::spawn_blocking(move || this.adapter(&model)).await??)
-                };
-                let request = Request {
-                    adapter,
-                    ignore_eos: true,
-                    ..Request::new(LOCAL_TENANT.into(), prompt, ask.tokens)
-                };
+                let request = self.request(&ask.model, (rows, seed), ask.tokens).await?;
                 let submitted = Instant::now();
+                self.count_request();
                 let answer = self.service.engine().submit(request)?;
                 collect((begun, submitted), answer).await
             }
             Prompt::Film { seed, question } => {
-                let image = ImageFile {
-                    param: "image".into(),
-                    bytes: film::png(seed)?,
-                };
-                let text = ContentPart::Text(question.into());
-                let question = Question {
-                    tenant: LOCAL_TENANT.into(),
-                    choice: ModelChoice {
-                        model: ask.model,
-                        adapter: None,
-                        generation: None,
-                    },
-                    messages: vec![Message::user(vec![ContentPart::Image, text])],
-                    images: vec![image],
-                    options: Options {
-                        ignore_eos: true,
-                        ..Options::greedy(Some(ask.tokens))
-                    },
-                };
-                let begun = Instant::now();
-                let asked = self
-                    .service
-                    .ask(question)
+                self.ask_about_film((seed, question), ask.model, ask.tokens)
                     .await
-                    .map_err(|error| refused(&error))?;
-                let submitted = Instant::now();
-                let answer = asked.answers.into_iter().next().context("no answer")?;
-                collect((begun, submitted), answer).await
             }
         }
+    }
+
+    /// See [`super::target::Target::ask_all`]; all of words.
+    pub async fn ask_all(&self, asks: Vec<Ask>) -> anyhow::Result<Vec<Timed>> {
+        let mut requests = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let Prompt::Words { rows, seed } = ask.prompt else {
+                bail!("a load asks about words alone");
+            };
+            requests.push(self.request(&ask.model, (rows, seed), ask.tokens).await?);
+        }
+        self.submit(requests).await
+    }
+
+    async fn submit(&self, requests: Vec<Request>) -> anyhow::Result<Vec<Timed>> {
+        let begun = Instant::now();
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            self.count_request();
+            let submitted = Instant::now();
+            answers.push((submitted, self.service.engine().submit(request)?));
+        }
+        let answers = answers.into_iter();
+        try_join_all(answers.map(|(submitted, answer)| collect((begun, submitted), answer))).await
+    }
+
+    /// A request of words, with its adapter as the engine wants it.
+    async fn request(
+        &self,
+        model: &str,
+        (rows, seed): (usize, u64),
+        tokens: usize,
+    ) -> anyhow::Result<Request> {
+        let adapter = if model == Self::NAME {
+            None
+        } else {
+            let (this, model) = (self.clone(), model.to_owned());
+            Some(tokio::task::spawn_blocking(move || this.adapter(&model)).await??)
+        };
+        Ok(Request {
+            adapter,
+            ignore_eos: true,
+            ..Request::new(LOCAL_TENANT.into(), self.words(rows, seed), tokens)
+        })
+    }
+
+    async fn ask_about_film(
+        &self,
+        (seed, question): (u64, &str),
+        model: String,
+        tokens: usize,
+    ) -> anyhow::Result<Timed> {
+        let image = ImageFile {
+            param: "image".into(),
+            bytes: film::png(seed)?,
+        };
+        let text = ContentPart::Text(question.into());
+        let question = Question {
+            tenant: LOCAL_TENANT.into(),
+            choice: ModelChoice {
+                model,
+                adapter: None,
+                generation: None,
+            },
+            messages: vec![Message::user(vec![ContentPart::Image, text])],
+            images: vec![image],
+            options: Options {
+                ignore_eos: true,
+                ..Options::greedy(Some(tokens))
+            },
+        };
+        self.count_request();
+        let begun = Instant::now();
+        let asked = self
+            .service
+            .ask(question)
+            .await
+            .map_err(|error| refused(&error))?;
+        let submitted = Instant::now();
+        let answer = asked.answers.into_iter().next().context("no answer")?;
+        collect((begun, submitted), answer).await
     }
 
     fn words(&self, rows: usize, seed: u64) -> Vec<PromptToken> {

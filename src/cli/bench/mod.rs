@@ -1,12 +1,12 @@
 //! `norma bench`: what the engine and the server reach on this machine.
 //!
 //! In: a base's folder (the embedded phantom base without one) or a server's URL. Out: tables, JSON, a plot.
-//! A `run` follows a `plan` from the quiet to the loud:
+//! A `run` follows a `plan` from the quiet to the loud, all of it or chosen `parts`:
 //! - `machine`: what the hardware can do; `limits`: how near the engine comes to it.
 //! - `second`: two questions about one image.
-//! - `load`: streams at once, distinct adapters, pairs of loads in turns.
+//! - `load`: streams at once, distinct adapters; `mixed`: adapters beside the base, in pairs.
 //! - `slots`, `resident`, `registered`: adapters in the bank, in memory, on disk.
-//! - `publish`: adapters published while answers stream.
+//! - `publish`: adapters published (`uploads`) while answers stream (`windows`).
 //!
 //! Loads do not know whom they ask: `target` is `local` (an engine in this process) or `remote`. Figures that
 //! need the inside of an engine are not measured through a URL, and the report says so.
@@ -17,6 +17,9 @@ mod limits;
 mod load;
 mod local;
 mod machine;
+mod mixed;
+mod pairs;
+mod parts;
 mod plan;
 mod plot;
 mod publish;
@@ -30,6 +33,8 @@ mod slots;
 mod stats;
 mod target;
 mod tested;
+mod uploads;
+mod windows;
 
 use std::path::PathBuf;
 
@@ -49,6 +54,9 @@ pub struct BenchArgs {
     /// Another tokenizer.json than the base's own.
     #[arg(long, value_name = "FILE", requires = "base")]
     tokenizer: Option<PathBuf>,
+    /// Where the model lives: cpu, or cuda:N where this program was built for it.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
     /// What weights are held as, see `norma serve --help`.
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightType>,
@@ -63,6 +71,9 @@ pub struct BenchArgs {
         value_name = "KEY"
     )]
     key: Option<String>,
+    /// These parts alone, by the report's names; all of them by default.
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_enum)]
+    only: Vec<parts::Part>,
     /// Few and short runs: every figure, none of them sharp.
     #[arg(long)]
     quick: bool,

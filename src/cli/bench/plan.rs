@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::publish;
+use super::pairs::Pairs;
 use super::slots::Sizes;
+use super::{publish, resident};
 
 /// A run's lengths.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +19,12 @@ pub struct Plan {
     pub images: usize,
     /// Streams at once, and distinct adapters among the most of them.
     pub streams: &'static [usize],
-    /// Pairs of loads.
-    pub pairs: usize,
+    /// Pairs of loads with adapters and without.
+    pub pairs: Pairs,
     /// The bank, memory and disk of the service.
     pub slots: Sizes,
-    /// Adapters resident in a bank.
-    pub resident: &'static [u64],
+    /// Adapters resident in a bank beside those in use.
+    pub resident: resident::Plan,
     /// Adapters in a registry.
     pub registered: &'static [u64],
     /// Publishing.
@@ -44,19 +45,33 @@ pub const FULL: Plan = Plan {
     tokens: 96,
     images: 20,
     streams: &[1, 2, 4, 8, 16, 32, 64],
-    pairs: 20,
+    pairs: Pairs {
+        least: 20,
+        most: 2000,
+        seconds: 45,
+        tokens: 48,
+    },
     slots: Sizes {
         slots: 64,
         cached: 160,
         registered: 320,
     },
-    resident: &[100, 1000, 10_000],
+    resident: resident::Plan {
+        further: &[100, 1000, 10_000],
+        loads: 3,
+        pairs: Pairs {
+            least: 8,
+            most: 60,
+            seconds: 45,
+            tokens: 48,
+        },
+    },
     registered: &[1, 10, 100, 1000, 10_000],
     publish: publish::Plan {
         streams: 8,
         tokens: 96,
-        rounds: 5,
-        publishes: 24,
+        rounds: 16,
+        window_ms: 1000,
         every_ms: 250,
     },
 };
@@ -68,19 +83,33 @@ pub const QUICK: Plan = Plan {
     tokens: 32,
     images: 2,
     streams: &[1, 8, 64],
-    pairs: 3,
+    pairs: Pairs {
+        least: 3,
+        most: 3,
+        seconds: 0,
+        tokens: 32,
+    },
     slots: Sizes {
         slots: 64,
         cached: 96,
         registered: 128,
     },
-    resident: &[100],
+    resident: resident::Plan {
+        further: &[100],
+        loads: 1,
+        pairs: Pairs {
+            least: 2,
+            most: 2,
+            seconds: 0,
+            tokens: 32,
+        },
+    },
     registered: &[1, 50],
     publish: publish::Plan {
         streams: 4,
         tokens: 32,
         rounds: 2,
-        publishes: 3,
+        window_ms: 300,
         every_ms: 100,
     },
 };

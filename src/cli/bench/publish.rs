@@ -1,27 +1,21 @@
 //! Publishing adapters while answers stream: how long an upload takes, of what that is made, and what the
 //! running streams feel of it.
 //!
-//! Three kinds of phases take turns under the same streams: nobody uploads; adapters are uploaded over HTTP,
-//! as a client does it; and the same steps are taken one by one in this process, each with its time.
+//! The same streams run all the while, through windows of equal length. In a window nobody uploads; or
+//! adapters are uploaded over HTTP, as a client does it; or the same steps are taken one by one in this
+//! process, each with its time; or only the self-tests are asked, or only the stores written, which shows
+//! whose doing the streams' longer gaps are.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use futures_util::future::try_join_all;
-use norma::http::keys::LOCAL_TENANT;
-use norma::http::publish::replay;
 use norma::http::{Keys, Server, ServerOptions, State};
-use norma_adapters::{Expected, format};
-use reqwest::multipart::{Form, Part};
 use serde::Serialize;
 
-use super::load::{PROMPT_ROWS, seeds};
-use super::local::{Local, refused};
+use super::local::Local;
 use super::stats::{PairedRatio, Spread};
-use super::target::{Ask, Prompt, Target, Timed};
-use super::tested;
+use super::uploads::{Files, Times, Uploads};
+use super::windows::{Gaps, Kind, Window, under_load};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -30,11 +24,11 @@ pub struct Plan {
     pub streams: usize,
     /// Tokens of each of their answers; a stream goes on with the next one.
     pub tokens: usize,
-    /// Rounds of the three phases.
+    /// Rounds of windows of every kind; two or more, or there is no interval.
     pub rounds: usize,
-    /// Adapters published in a phase.
-    pub publishes: usize,
-    /// From the beginning of one to the beginning of the next, at least, milliseconds.
+    /// Length of a window, milliseconds.
+    pub window_ms: u64,
+    /// From the beginning of one publication to the beginning of the next, at least, milliseconds.
     pub every_ms: u64,
 }
 
@@ -63,16 +57,10 @@ pub struct Publishing {
     pub busy_inter_token_ms: Spread,
     /// p99 while publishing over p99 while not, by rounds.
     pub inter_token_p99: PairedRatio,
-}
-
-#[derive(Default)]
-struct Times {
-    over_http: Vec<f64>,
-    steps: Vec<f64>,
-    self_test: Vec<f64>,
-    syncs: Vec<f64>,
-    rest: Vec<f64>,
-    first_token: Vec<f64>,
+    /// The same while self-tests alone are asked, as often.
+    pub self_tests_inter_token_p99: PairedRatio,
+    /// The same while adapters alone are stored and recorded, as often.
+    pub stores_inter_token_p99: PairedRatio,
 }
 
 /// Measures.
@@ -87,24 +75,21 @@ pub async fn measure(local: &Local, plan: Plan) -> anyhow::Result<Publishing> {
         every: Duration::from_millis(plan.every_ms),
     };
     let mut times = Times::default();
-    let (mut quiet, mut publishing, mut p99s) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..plan.rounds {
-        let over_http = files(local, plan.publishes)?;
-        let by_steps = files(local, plan.publishes)?;
-        let begun = Instant::now();
-        let (gaps, ()) = under_load(local, plan, uploads.over_http(over_http, &mut times)).await?;
-        let took = begun.elapsed();
-        let rest = async {
-            tokio::time::sleep(took).await;
-            Ok(())
-        };
-        let (calm, ()) = under_load(local, plan, rest).await?;
-        p99s.push((Spread::of(&gaps, 1.0).p99, Spread::of(&calm, 1.0).p99));
-        publishing.extend(gaps);
-        quiet.extend(calm);
-        under_load(local, plan, uploads.by_steps(by_steps, &mut times)).await?;
-    }
+    let files = tokio::task::block_in_place(|| Files::make(local, plan))?;
+    let (answers, windows) = under_load(local, plan, async {
+        take_windows((&uploads, files), plan, &mut times).await
+    })
+    .await?;
     server.stop().await;
+    let gaps = Gaps::of(&answers, &windows);
+    let over_quiet = |kind| {
+        let p99 = |kind, round| Spread::of(&gaps.of_round(kind, round), 1.0).p99;
+        let rounds = 0..plan.rounds;
+        let pairs = rounds.map(|round| (p99(kind, round), p99(Kind::Quiet, round)));
+        // A window in which no token came has no gaps to compare.
+        let pairs = pairs.filter(|(busy, quiet)| *busy > 0.0 && *quiet > 0.0);
+        PairedRatio::of(&pairs.collect::<Vec<_>>())
+    };
     let over_http_ms = Spread::of(&times.over_http, 1e3);
     let steps_ms = Spread::of(&times.steps, 1e3);
     Ok(Publishing {
@@ -116,152 +101,50 @@ pub async fn measure(local: &Local, plan: Plan) -> anyhow::Result<Publishing> {
         syncs_ms: Spread::of(&times.syncs, 1e3),
         rest_ms: Spread::of(&times.rest, 1e3),
         first_token_ms: Spread::of(&times.first_token, 1e3),
-        quiet_inter_token_ms: Spread::of(&quiet, 1e3),
-        busy_inter_token_ms: Spread::of(&publishing, 1e3),
-        inter_token_p99: PairedRatio::of(&p99s),
+        quiet_inter_token_ms: Spread::of(&gaps.of_kind(Kind::Quiet), 1e3),
+        busy_inter_token_ms: Spread::of(&gaps.of_kind(Kind::OverHttp), 1e3),
+        inter_token_p99: over_quiet(Kind::OverHttp),
+        self_tests_inter_token_p99: over_quiet(Kind::SelfTests),
+        stores_inter_token_p99: over_quiet(Kind::Stores),
     })
 }
 
-/// Adapters that were never uploaded before.
-fn files(local: &Local, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
-    // Seeds of their own, so that no two adapters of a run are the same.
-    let first = (1 << 40) + seeds::take(count as u64);
-    let make = |seed| tokio::task::block_in_place(|| tested::file(local, seed));
-    (first..first + count as u64).map(make).collect()
-}
-
-/// Runs `work` while the plan's streams stream, and gives the streams' gaps of that time, seconds.
-async fn under_load<T>(
-    local: &Local,
+/// Every round has a window of each kind; each round begins with another kind.
+async fn take_windows(
+    (uploads, mut files): (&Uploads, Files),
     plan: Plan,
-    work: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<(Vec<f64>, T)> {
-    let (ended, begun) = (AtomicBool::new(false), tokio::sync::Semaphore::new(0));
-    let target = Target::Local(local.clone());
-    let stream = || async {
-        let mut answers: Vec<Timed> = Vec::new();
-        while !ended.load(Ordering::Relaxed) {
-            let ask = Ask {
-                model: Local::NAME.into(),
-                prompt: Prompt::Words {
-                    rows: PROMPT_ROWS,
-                    seed: seeds::take(1),
-                },
-                tokens: plan.tokens,
-            };
-            answers.push(target.ask(ask).await?);
-            begun.add_permits(1);
+    times: &mut Times,
+) -> anyhow::Result<Vec<Window>> {
+    let length = Duration::from_millis(plan.window_ms);
+    let mut windows = Vec::new();
+    for round in 0..plan.rounds {
+        for turn in 0..Kind::ALL.len() {
+            let kind = Kind::ALL[(round + turn) % Kind::ALL.len()];
+            let each = files.each;
+            let mut tested = Vec::new();
+            if matches!(kind, Kind::OverHttp | Kind::Steps) {
+                tested = Files::take(&mut files.tested, each);
+            }
+            let from = Instant::now();
+            let to = from + length;
+            match kind {
+                Kind::Quiet => {}
+                Kind::OverHttp => uploads.over_http((tested, to), times).await?,
+                Kind::Steps => uploads.by_steps((tested, to), times).await?,
+                Kind::SelfTests => uploads.self_tests(to).await?,
+                Kind::Stores => {
+                    let untested = Files::take(&mut files.untested, each);
+                    uploads.stores((untested, to)).await?;
+                }
+            }
+            tokio::time::sleep_until(to.into()).await;
+            windows.push(Window {
+                kind,
+                round,
+                from,
+                to,
+            });
         }
-        anyhow::Ok(answers)
-    };
-    let streams = try_join_all((0..plan.streams).map(|_| stream()));
-    let watched = async {
-        // Every stream's first answer warms up.
-        let all = u32::try_from(plan.streams).context("too many streams")?;
-        begun.acquire_many(all).await?.forget();
-        let from = Instant::now();
-        let result = work.await;
-        ended.store(true, Ordering::Relaxed);
-        Ok((from, Instant::now(), result?))
-    };
-    let (answers, (from, to, result)) = tokio::try_join!(streams, watched)?;
-    let gaps = answers
-        .iter()
-        .flatten()
-        .flat_map(|answer| answer.pieces.windows(2))
-        .filter(|pair| pair[0] >= from && pair[1] <= to)
-        .map(|pair| (pair[1] - pair[0]).as_secs_f64())
-        .collect();
-    Ok((gaps, result))
-}
-
-struct Uploads {
-    http: reqwest::Client,
-    url: String,
-    local: Local,
-    every: Duration,
-}
-
-impl Uploads {
-    async fn over_http(&self, files: Vec<Vec<u8>>, times: &mut Times) -> anyhow::Result<()> {
-        for file in files {
-            let (alias, begun) = (new_alias(), Instant::now());
-            let form = Form::new()
-                .part("file", Part::bytes(file).file_name("a.safetensors"))
-                .text("alias", alias.clone());
-            let answer = self.http.post(&self.url).multipart(form).send().await?;
-            let status = answer.status();
-            let text = answer.text().await?;
-            ensure!(status == 201, "an upload answered {status}: {text}");
-            times.over_http.push(begun.elapsed().as_secs_f64());
-            let ask = Ask {
-                model: alias,
-                prompt: Prompt::Words {
-                    rows: PROMPT_ROWS,
-                    seed: seeds::take(1),
-                },
-                tokens: 1,
-            };
-            let first = self.local.ask(ask).await?.first();
-            times.first_token.push(first.as_secs_f64());
-            tokio::time::sleep(self.every.saturating_sub(begun.elapsed())).await;
-        }
-        Ok(())
     }
-
-    async fn by_steps(&self, files: Vec<Vec<u8>>, times: &mut Times) -> anyhow::Result<()> {
-        for file in files {
-            let begun = Instant::now();
-            let local = self.local.clone();
-            let steps = tokio::task::spawn_blocking(move || publish(&local, &file)).await??;
-            times.steps.push(steps.whole);
-            times.self_test.push(steps.self_test);
-            times.syncs.push(steps.syncs);
-            times.rest.push(steps.whole - steps.self_test - steps.syncs);
-            tokio::time::sleep(self.every.saturating_sub(begun.elapsed())).await;
-        }
-        Ok(())
-    }
-}
-
-/// Seconds of one publication.
-struct Steps {
-    whole: f64,
-    self_test: f64,
-    syncs: f64,
-}
-
-/// What the server does with an upload, in its order.
-fn publish(local: &Local, file: &[u8]) -> anyhow::Result<Steps> {
-    let (service, alias) = (local.service(), new_alias());
-    let begun = Instant::now();
-    let registry = service.registry();
-    let mut incoming = registry.incoming()?;
-    incoming.append(file)?;
-    let bytes = incoming.read()?;
-    let adapter = format::read(
-        &bytes,
-        service.table(),
-        service.base_row(),
-        &service.digest(),
-    )?;
-    let at = Instant::now();
-    replay(service, &LOCAL_TENANT.into(), &adapter).map_err(|error| refused(&error))?;
-    let self_test = at.elapsed().as_secs_f64();
-    let at = Instant::now();
-    registry.add(LOCAL_TENANT, incoming, &adapter)?;
-    let mut syncs = at.elapsed().as_secs_f64();
-    service.remember(&adapter, Some(&alias));
-    let at = Instant::now();
-    registry.put_alias(LOCAL_TENANT, &alias, &adapter.generation, Expected::Any)?;
-    syncs += at.elapsed().as_secs_f64();
-    Ok(Steps {
-        whole: begun.elapsed().as_secs_f64(),
-        self_test,
-        syncs,
-    })
-}
-
-fn new_alias() -> String {
-    format!("published-{}", seeds::take(1))
+    Ok(windows)
 }

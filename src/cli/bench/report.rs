@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
+use norma::base::{Base, WeightType};
 use serde::Serialize;
 
 use super::limits::Reached;
 use super::load::LoadFigures;
 use super::machine::Machine;
+use super::mixed::Mixed;
+use super::pairs::Compared;
 use super::publish::Publishing;
 use super::registered::Registered;
 use super::resident::Resident;
@@ -15,7 +18,7 @@ use super::slots::BringingBack;
 use super::stats::PairedRatio;
 
 /// A run. What could not be measured is `None`, with its reason in `not_measured`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// This program's version.
     pub norma: &'static str,
@@ -24,7 +27,7 @@ pub struct Report {
     /// Parameters of the base and values of an adapter.
     pub base: Option<BaseFigures>,
     /// The machine's limits.
-    pub machine: Machine,
+    pub machine: Option<Machine>,
     /// How near the base alone comes to them.
     pub reached: Option<Reached>,
     /// The base alone, by streams at once.
@@ -34,7 +37,7 @@ pub struct Report {
     /// Throughput of a load with distinct adapters over the same with the base alone.
     pub adapters_over_base: Option<Mixed>,
     /// The second question about an image.
-    pub second_question: SecondQuestion,
+    pub second_question: Option<SecondQuestion>,
     /// Adapters in the bank.
     pub resident: Vec<Resident>,
     /// Adapters in the registry.
@@ -62,20 +65,32 @@ pub struct BaseFigures {
     pub image_rows: usize,
 }
 
-/// A load with adapters beside the same without.
-#[derive(Clone, Debug, Serialize)]
-pub struct Mixed {
-    /// Streams at once.
-    pub streams: usize,
-    /// Distinct adapters among them.
-    pub adapters: usize,
-    /// Tokens of every answer.
-    pub tokens: usize,
-    /// Throughput with them over throughput without.
-    pub throughput: PairedRatio,
+impl BaseFigures {
+    /// Of an opened base whose weights are held as `weights`.
+    pub fn of(base: &Base, weights: WeightType) -> Self {
+        let parameters = base.outline().parameters.iter();
+        Self {
+            parameters: parameters
+                .map(|(_, shape)| shape.iter().product::<usize>())
+                .sum(),
+            weights: weights.to_string(),
+            weight_bytes: base.weight_bytes(weights),
+            adapter_values: base.outline().sites.row_len(),
+            image_rows: base.outline().shape.image_tokens,
+        }
+    }
 }
 
 impl Report {
+    /// A report of `target` in which nothing stands yet.
+    pub fn of(target: &str) -> Self {
+        Self {
+            norma: env!("CARGO_PKG_VERSION"),
+            target: target.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// The tables.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -84,7 +99,6 @@ impl Report {
     }
 
     fn write(&self, out: &mut String) {
-        let machine = &self.machine;
         line(out, &format!("Norma {} on {}", self.norma, self.target));
         if let Some(base) = &self.base {
             let (millions, megabytes) =
@@ -97,13 +111,15 @@ impl Report {
                 ),
             );
         }
-        line(
-            out,
-            &format!(
-                "machine     {} threads read {:.1} GB/s and do {:.0} GFLOP/s",
-                machine.threads, machine.read_gb_per_second, machine.fma_gflop_per_second
-            ),
-        );
+        if let Some(machine) = &self.machine {
+            line(
+                out,
+                &format!(
+                    "machine     {} threads read {:.1} GB/s and do {:.0} GFLOP/s",
+                    machine.threads, machine.read_gb_per_second, machine.fma_gflop_per_second
+                ),
+            );
+        }
         if let Some(reached) = &self.reached {
             line(
                 out,
@@ -130,14 +146,18 @@ impl Report {
                 ),
             );
         }
-        let second = &self.second_question;
-        line(
-            out,
-            &format!(
-                "an image    first token after {:.1} ms ({} rows), the second question's after {:.1} ms: {:.1} times shorter",
-                second.first_ms.p50, second.prompt_rows, second.second_ms.p50, second.times_shorter
-            ),
-        );
+        if let Some(second) = &self.second_question {
+            line(
+                out,
+                &format!(
+                    "an image    first token after {:.1} ms ({} rows), the second question's after {:.1} ms: {:.1} times shorter",
+                    second.first_ms.p50,
+                    second.prompt_rows,
+                    second.second_ms.p50,
+                    second.times_shorter
+                ),
+            );
+        }
         loads(out, "The base alone", &self.streams);
         loads(out, "Distinct adapters", &self.adapters);
         if let Some(mixed) = &self.adapters_over_base {
@@ -145,7 +165,7 @@ impl Report {
                 "\n{} streams of {} tokens, {} adapters over the base alone",
                 mixed.streams, mixed.tokens, mixed.adapters
             );
-            line(out, &format!("{what}: {}", ratio(&mixed.throughput)));
+            line(out, &format!("{what}: {}", compared(&mixed.compared)));
         }
         self.write_adapters(out);
         for reason in &self.not_measured {
@@ -158,9 +178,9 @@ impl Report {
             line(
                 out,
                 &format!(
-                    "{} resident adapters over few: {}; {:.2} bank rows of memory each, host copy included",
+                    "{} more resident adapters over none: {}; {:.2} bank rows of memory each, host copy included",
                     resident.adapters,
-                    ratio(&resident.throughput),
+                    compared(&resident.compared),
                     resident.rows_per_adapter
                 ),
             );
@@ -215,13 +235,14 @@ impl Report {
                 ),
             );
         }
-        line(
-            out,
-            &format!(
-                "  p99 of the gaps over that of quiet rounds: {}",
-                ratio(&p.inter_token_p99)
-            ),
-        );
+        line(out, "  p99 of the gaps over that of quiet windows");
+        for (name, p99) in [
+            ("publishing over HTTP", &p.inter_token_p99),
+            ("self-tests alone", &p.self_tests_inter_token_p99),
+            ("stores alone", &p.stores_inter_token_p99),
+        ] {
+            line(out, &format!("    {name:<20} {}", ratio(p99)));
+        }
     }
 }
 
@@ -252,6 +273,11 @@ fn loads(out: &mut String, title: &str, loads: &[LoadFigures]) {
             ),
         );
     }
+}
+
+fn compared(compared: &Compared) -> String {
+    let (whole, decoding) = (ratio(&compared.throughput), ratio(&compared.decoding));
+    format!("{whole}; while all decode {decoding}")
 }
 
 fn ratio(ratio: &PairedRatio) -> String {

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
+
 use super::local::Local;
 use super::remote::Remote;
 
@@ -81,6 +83,15 @@ impl Target {
         match self {
             Self::Local(local) => local.ask(ask).await,
             Self::Remote(remote) => remote.ask(ask).await,
+        }
+    }
+
+    /// Asks all at once and waits for all answers. In this process whatever must be looked up or read has
+    /// been before the first is asked, so that they come as close together as they can.
+    pub async fn ask_all(&self, asks: Vec<Ask>) -> anyhow::Result<Vec<Timed>> {
+        match self {
+            Self::Local(local) => local.ask_all(asks).await,
+            Self::Remote(remote) => try_join_all(asks.into_iter().map(|ask| remote.ask(ask))).await,
         }
     }
 

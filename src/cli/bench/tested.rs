@@ -1,7 +1,7 @@
 //! Self-tests that a server will accept: the engine itself is asked what an adapter answers.
 
 use anyhow::{Context, bail};
-use norma::engine::{Event, Request, RequestAdapter};
+use norma::engine::{Event, Priority, Request, RequestAdapter};
 use norma::http::keys::LOCAL_TENANT;
 use norma::http::self_test::{self, Step};
 use norma::preprocess::{ContentPart, Message};
@@ -55,6 +55,7 @@ pub fn play(
         adapter: Some(RequestAdapter { generation, values }),
         images: vec![image],
         top_logits: self_test::top_logits(test),
+        priority: Priority::Background,
         ..Request::new(LOCAL_TENANT.into(), prompt, test.tokens.len())
     };
     local.count_request();

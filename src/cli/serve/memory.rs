@@ -1,12 +1,15 @@
-//! What a server takes of the machine's memory, before it takes it.
+//! What a server takes of its device's memory, before it takes it.
 
 use std::fmt;
 
 use anyhow::Context;
+use candle_core::Device;
 use norma::base::{Base, WeightType, memory};
 use norma::engine::EngineConfig;
 use norma::http::Limits;
+use norma::model::key_values;
 use norma::model::kv_cache::KvType;
+use norma::model::parameters::Parameters;
 
 /// The large parts, in bytes.
 pub struct Memory {
@@ -14,6 +17,7 @@ pub struct Memory {
     keys_and_values: u64,
     bank: u64,
     images: u64,
+    free: Option<u64>,
 }
 
 impl Memory {
@@ -22,10 +26,10 @@ impl Memory {
         let engine = &limits.engine;
         Self {
             weights: base.weight_bytes(weights),
-            keys_and_values: (engine.kv_rows * engine.kv_type.token_bytes(&base.outline().shape))
-                as u64,
+            keys_and_values: engine.kv_rows as u64 * token_bytes(base, engine.kv_type),
             bank: bank_bytes(base, engine.bank_slots),
             images: engine.image_cache_bytes as u64,
+            free: memory::available_on(device(base)),
         }
     }
 
@@ -33,12 +37,9 @@ impl Memory {
         self.weights + self.keys_and_values + self.bank + self.images
     }
 
-    /// Refuses what the machine cannot hold. What lies on another device is that device's affair.
+    /// Refuses what the device cannot hold.
     pub fn require(&self, base: &Base) -> anyhow::Result<()> {
-        if !on_cpu(base) {
-            return Ok(());
-        }
-        memory::require("the server", self.total()).context(
+        memory::require("the server", self.total(), device(base)).context(
             "choose narrower --weights or --kv-type, fewer --kv-tokens or fewer --bank-slots",
         )
     }
@@ -55,7 +56,7 @@ impl fmt::Display for Memory {
             megabytes(self.bank),
             megabytes(self.images),
             megabytes(self.total()),
-            memory::available().map_or_else(|| "unknown".to_owned(), megabytes),
+            self.free.map_or_else(|| "unknown".to_owned(), megabytes),
         )
     }
 }
@@ -69,21 +70,23 @@ pub fn affordable_tokens(
 ) -> usize {
     const LEAST: usize = 1024;
     let default = EngineConfig::default();
-    let Some(free) = memory::available().filter(|_| on_cpu(base)) else {
+    let Some(free) = memory::available_on(device(base)) else {
         return default.kv_rows;
     };
     let taken = base.weight_bytes(weights) + bank_bytes(base, bank_slots);
-    let bytes = (free.saturating_sub(taken) / 2) as usize;
-    let tokens = bytes / kv_type.token_bytes(&base.outline().shape);
-    let blocks = tokens / default.block_rows;
+    let tokens = free.saturating_sub(taken) / 2 / token_bytes(base, kv_type);
+    let blocks = tokens as usize / default.block_rows;
     (blocks * default.block_rows).clamp(LEAST, default.kv_rows)
+}
+
+fn token_bytes(base: &Base, kv_type: KvType) -> u64 {
+    key_values::token_bytes(&base.outline().shape, kv_type, device(base)) as u64
 }
 
 fn bank_bytes(base: &Base, slots: usize) -> u64 {
     (slots * base.outline().sites.row_len() * size_of::<f32>()) as u64
 }
 
-fn on_cpu(base: &Base) -> bool {
-    use norma::model::parameters::Parameters;
-    base.checkpoint().device().is_cpu()
+fn device(base: &Base) -> &Device {
+    base.checkpoint().device()
 }

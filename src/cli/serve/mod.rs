@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use candle_core::Device;
 use clap::Args;
-use norma::base::{Base, OpenOptions, WeightType};
+use norma::base::{Base, OpenOptions, WeightType, device};
 use norma::engine::EngineConfig;
 use norma::http::inputs::InputFiles;
 use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, State};
@@ -36,8 +35,8 @@ pub struct ServeArgs {
     device: String,
     /// What weights are held as: f32, bf16, bf16-dot (multiplied by rows in bf16; on processors with
     /// AVX512_BF16), int8 (8.5 bits a weight), or a block type of mistralrs-quant: q8_0, q6k, q5k, q5_1,
-    /// q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB in f32, and bf16 above
-    /// (f32 on a GPU).
+    /// q5_0, q4k, q4_1, q4_0, q3k, q2k. By default f32 for a base of less than 1 GiB in f32, and bf16 above.
+    /// A GPU has f32, bf16 and the block types.
     #[arg(long, value_name = "TYPE")]
     weights: Option<WeightType>,
     /// Where adapters and their registry are kept.
@@ -98,7 +97,8 @@ struct LimitArgs {
     /// Compute every prompt from its beginning, even if an earlier one began alike.
     #[arg(long)]
     no_prefix_cache: bool,
-    /// Bytes of image features kept for further questions about the same images; 0 for none.
+    /// Bytes of image features kept for further questions about the same images, on the model's device; 0 for
+    /// none.
     #[arg(long, default_value_t = EngineConfig::default().image_cache_bytes, value_name = "N")]
     image_cache_bytes: usize,
     /// Bytes of an uploaded adapter.
@@ -243,25 +243,12 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 
 fn open_base(args: &ServeArgs) -> anyhow::Result<Base> {
     let options = OpenOptions {
-        device: device(&args.device)?,
+        device: device::named(&args.device).with_context(|| format!("--device {}", args.device))?,
         vision_config: args.vision_config.clone(),
         digest_cache: Some(args.data_dir.join("base-digests.json")),
     };
     Base::open(&args.base, &options)
         .with_context(|| format!("the base {} cannot be used", args.base.display()))
-}
-
-fn device(name: &str) -> anyhow::Result<Device> {
-    let cuda = name
-        .strip_prefix("cuda:")
-        .and_then(|ordinal| ordinal.parse().ok());
-    match (name, cuda) {
-        ("cpu", _) => Ok(Device::Cpu),
-        (_, Some(ordinal)) => {
-            Device::new_cuda(ordinal).with_context(|| format!("--device {name} is not there"))
-        }
-        _ => bail!("--device {name} is not known: cpu, or cuda:N"),
-    }
 }
 
 /// The base's name, which must not look like `base:alias`.

@@ -13,7 +13,7 @@
 //! **A step** first gives every answer in progress its one row, then divides the rest of its rows evenly
 //! among the tenants with prompts to read, within a tenant in the order of admission. A prompt longer than
 //! its share goes on in the next step. Where answers go on, prompts get fewer rows, so that nobody's tokens
-//! wait long.
+//! wait long, and those in the background, who come last, half of these.
 //!
 //! **Blocks** are taken when a row needs them ([`blocks`]). A prompt whose beginning lies in the cache
 //! takes those blocks over; one whose next block is just being computed for another waits for it, so
@@ -28,6 +28,7 @@ mod shares;
 
 use std::sync::Arc;
 
+use super::request::Priority;
 use norma_adapters::{Acquire, BASE_SLOT, Generation, SlotTable};
 
 pub use self::blocks::{BlockKey, BlockPool};
@@ -57,6 +58,13 @@ pub struct Limits {
     pub overtakes: usize,
 }
 
+impl Limits {
+    /// Of [`Self::max_rows_beside_answers`], those that prompts in the background get; at least 1.
+    pub fn background_rows_beside_answers(&self) -> usize {
+        (self.max_rows_beside_answers / 2).max(1)
+    }
+}
+
 /// What a sequence needs.
 #[derive(Clone, Debug)]
 pub struct Demand {
@@ -70,6 +78,8 @@ pub struct Demand {
     pub images: usize,
     /// The position after the last image row.
     pub images_end: usize,
+    /// Whether it may keep answers waiting.
+    pub priority: Priority,
     /// Its adapter, `None` for the base.
     pub generation: Option<Generation>,
     /// The contents of its whole blocks, in order; none if nothing of it is to be shared.
@@ -296,7 +306,14 @@ impl Scheduler {
     /// The step's other rows go to prompts (and to what is computed again).
     fn plan_prompts(&mut self, plan: &mut Plan) {
         let block_rows = self.blocks.block_rows();
-        let readers = self.readers();
+        let mut readers = self.readers();
+        readers.sort_by_key(|index| self.running[*index].demand.priority);
+        let answers = !plan.works.is_empty();
+        let mut background = if answers {
+            self.limits.background_rows_beside_answers()
+        } else {
+            usize::MAX
+        };
         let mut tenants: Vec<(Tenant, usize)> = Vec::new();
         for index in &readers {
             let running = &self.running[*index];
@@ -304,16 +321,16 @@ impl Scheduler {
                 .iter_mut()
                 .find(|(tenant, _)| tenant == running.tenant())
             {
-                Some((_, rows)) => *rows += running.pending(),
-                None => tenants.push((Arc::clone(running.tenant()), running.pending())),
+                Some((_, rows)) => *rows += running.wanted(background),
+                None => tenants.push((Arc::clone(running.tenant()), running.wanted(background))),
             }
         }
         let wanted: Vec<usize> = tenants.iter().map(|(_, rows)| *rows).collect();
         let free = self.limits.max_step_rows - plan.works.len();
-        let free = if plan.works.is_empty() {
-            free
-        } else {
+        let free = if answers {
             free.min(self.limits.max_rows_beside_answers)
+        } else {
+            free
         };
         let shares = divide(free, &wanted);
         for ((_, rows), share) in tenants.iter_mut().zip(shares) {
@@ -334,8 +351,12 @@ impl Scheduler {
             if *share == 0 || (images > 0 && images + new_images > self.limits.max_step_images) {
                 continue;
             }
-            let rows = running.make_room(running.pending().min(*share), &mut self.blocks);
+            let wanted = running.wanted(background).min(*share);
+            let rows = running.make_room(wanted, &mut self.blocks);
             if rows > 0 {
+                if running.demand.priority == Priority::Background {
+                    background -= rows;
+                }
                 images += new_images;
                 *share -= rows;
                 plan.works.push(running.work(rows, block_rows));
@@ -442,6 +463,11 @@ impl Scheduler {
     fn take_running(&mut self, id: SequenceId) -> Option<Running> {
         let index = self.running.iter().position(|running| running.id == id)?;
         Some(self.running.remove(index))
+    }
+
+    /// Forgets the adapters that no running sequence uses; the slots that held them.
+    pub fn forget_idle_adapters(&mut self) -> Vec<usize> {
+        self.slots.forget_unused()
     }
 
     /// Whether nothing waits and nothing runs.

@@ -14,6 +14,7 @@ use super::*;
 struct Planned {
     tenant: usize,
     adapter: Option<u8>,
+    priority: Priority,
     images: usize,
     /// The rows of its prompt.
     prompt: Vec<u32>,
@@ -36,6 +37,7 @@ impl Planned {
         Demand {
             tenant: ["a", "b", "c"][self.tenant].into(),
             images: self.images,
+            priority: self.priority,
             images_end: self.images.min(self.prompt.len()),
             keys: keys(&self.prompt),
             ..demand(self.prompt.len(), self.adapter)
@@ -47,14 +49,16 @@ fn planned() -> impl Strategy<Value = Planned> {
     // Few beginnings, so that many share them. What a row holds depends on the adapter and the tenant.
     let prompt = (1usize..24, 0usize..24, 0u32..3);
     let leaves = prop::option::weighted(0.2, 0usize..60);
-    let who = (0usize..3, prop::option::of(0u8..5), 0usize..4);
+    let priority = prop_oneof![Just(Priority::Live), Just(Priority::Background)];
+    let who = (0usize..3, prop::option::of(0u8..5), priority, 0usize..4);
     (who, prompt, 1usize..12, 0usize..40, leaves).prop_map(
-        |((tenant, adapter, images), (n, shared, own), length, comes, leaves)| {
+        |((tenant, adapter, priority, images), (n, shared, own), length, comes, leaves)| {
             let maker = tenant as u32 * 10 + adapter.map_or(0, |id| u32::from(id) + 1);
             let row = |row: usize| if row < shared { row as u32 } else { 100 + own };
             Planned {
                 tenant,
                 adapter,
+                priority,
                 images,
                 prompt: (0..n)
                     .map(|i| if i == 0 { 5000 + maker } else { row(i) })

@@ -6,6 +6,7 @@ use norma_adapters::Generation;
 
 use super::blocks::{self, BlockKey, BlockPool};
 use super::{Demand, SequenceId, Tenant};
+use crate::engine::request::Priority;
 
 /// What one step does for one sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,14 @@ impl Running {
     /// Rows whose input is known and that are not computed.
     pub fn pending(&self) -> usize {
         self.demand.known_rows - self.done
+    }
+
+    /// The same, but no more than `background` where nobody waits for it.
+    pub fn wanted(&self, background: usize) -> usize {
+        match self.demand.priority {
+            Priority::Live => self.pending(),
+            Priority::Background => self.pending().min(background),
+        }
     }
 
     /// Whether it is past its prompt and has one row to compute.

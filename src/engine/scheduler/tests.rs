@@ -37,6 +37,7 @@ pub(super) fn demand(prompt_rows: usize, adapter: Option<u8>) -> Demand {
         known_rows: prompt_rows,
         images: 0,
         images_end: 0,
+        priority: Priority::Live,
         generation: adapter.map(generation),
         keys: Vec::new(),
     }
@@ -123,6 +124,40 @@ fn prompts_are_read_in_smaller_pieces_where_answers_go_on() {
     assert_eq!(step(&mut scheduler), [(0, 3..4, true), (1, 0..3, false)]);
     scheduler.end(SequenceId(0));
     assert_eq!(step(&mut scheduler), [(1, 3..13, false)]);
+}
+
+#[test]
+fn prompts_in_the_background_take_half_of_that_and_leave_the_rest_to_others() {
+    let limits = Limits {
+        max_rows_beside_answers: 8,
+        ..limits()
+    };
+    let mut scheduler = scheduler(limits, 40, 1);
+    let background = |rows| Demand {
+        priority: Priority::Background,
+        ..demand(rows, None)
+    };
+    scheduler.enqueue(SequenceId(0), demand(3, None));
+    admitted(&mut scheduler);
+    step(&mut scheduler);
+    scheduler.enqueue(SequenceId(1), background(13));
+    scheduler.enqueue(SequenceId(2), of("other", background(13)));
+    scheduler.enqueue(SequenceId(3), of("other", demand(20, None)));
+    assert_eq!(admitted(&mut scheduler).len(), 3);
+    // Four rows a tenant; the background's four go to the tenant that has nothing else to read.
+    assert_eq!(
+        step(&mut scheduler),
+        [(0, 3..4, true), (3, 0..4, false), (1, 0..4, false)]
+    );
+    // Nobody answers any more: who is in the background need not stand back.
+    scheduler.end(SequenceId(0));
+    scheduler.end(SequenceId(3));
+    let rows = |done: Vec<(u64, Range<usize>, bool)>| -> usize {
+        done.into_iter()
+            .map(|(_, positions, _)| positions.len())
+            .sum()
+    };
+    assert_eq!(rows(step(&mut scheduler)), 10);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Activations of MLPs, alone or gating a second projection.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,9 @@ fn erf(x: f32) -> f32 {
 pub fn activate(x: &Tensor, activation: Activation, kernels: Kernels) -> Result<Tensor> {
     match kernels {
         Kernels::Fused => x.contiguous()?.apply_op1(Activate(activation)),
-        Kernels::Composed => activation.composed(x),
+        Kernels::Composed => activation
+            .composed(&x.to_dtype(DType::F32)?)?
+            .to_dtype(x.dtype()),
     }
 }
 
@@ -122,7 +124,10 @@ pub fn gated(
         Kernels::Fused => gate
             .contiguous()?
             .apply_op2(&up.contiguous()?, Gated(activation)),
-        Kernels::Composed => activation.composed(gate)?.mul(up),
+        Kernels::Composed => {
+            let (gate, wide) = (gate.to_dtype(DType::F32)?, up.to_dtype(DType::F32)?);
+            activation.composed(&gate)?.mul(&wide)?.to_dtype(up.dtype())
+        }
     }
 }
 

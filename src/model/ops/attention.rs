@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{
-    CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use half::bf16;
 
@@ -141,6 +141,11 @@ impl AttentionLayout {
         &self.segments
     }
 
+    /// Which keys of its segment a query sees.
+    pub fn mask(&self) -> Mask {
+        self.mask
+    }
+
     /// The segments, each with the rows of its keys by position.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&Segment, &[u32])> {
         let mut rest = &*self.keys;
@@ -238,21 +243,14 @@ fn composed(
                 .to_dtype(DType::F32) // [kv_heads, keys, head_dim]
         };
         let (k, v) = (gather(k)?, gather(v)?);
-        let mask: Vec<f32> = (0..group)
-            .flat_map(|_| segment.rows.clone())
-            .flat_map(|row| {
-                let visible = layout.visible(segment, row);
-                (0..n_keys).map(move |key| {
-                    if visible.contains(&key) {
-                        0.0
-                    } else {
-                        f32::NEG_INFINITY
-                    }
-                })
-            })
-            .collect();
-        let mask = Tensor::from_vec(mask, (1, group * n_rows, n_keys), q.device())?;
-        let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale))?.broadcast_add(&mask)?;
+        let scores = (q.matmul(&k.t()?)? * f64::from(heads.scale))?;
+        let scores = match hidden_keys(layout, segment, q.device())? {
+            None => scores,
+            Some(mask) => scores
+                .reshape((heads.n_kv_heads, group, n_rows, n_keys))?
+                .broadcast_add(&mask)?
+                .reshape((heads.n_kv_heads, group * n_rows, n_keys))?,
+        };
         // The largest score is a constant of the softmax, so it needs no gradient.
         let scores = scores
             .broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?
@@ -264,6 +262,32 @@ fn composed(
             .reshape((n_rows, heads.n_heads * heads.head_dim)) // [rows, heads * head_dim]
     });
     Tensor::cat(&outputs.collect::<Result<Vec<_>>>()?, 0)?.to_dtype(dtype)
+}
+
+/// What is added to the scores of a segment, `[rows, keys]`: minus infinity where a query does not see a key.
+/// `None` where all queries see all keys. Made on the device from each row's first and last key.
+fn hidden_keys(
+    layout: &AttentionLayout,
+    segment: &Segment,
+    device: &Device,
+) -> Result<Option<Tensor>> {
+    let (n_rows, n_keys) = (segment.rows.len(), segment.n_keys());
+    let visible = segment.rows.clone().map(|row| layout.visible(segment, row));
+    let visible: Vec<Range<usize>> = visible.collect();
+    if visible.iter().all(|visible| *visible == (0..n_keys)) {
+        return Ok(None);
+    }
+    let column = |of: fn(&Range<usize>) -> usize| {
+        let values: Vec<u32> = visible.iter().map(|visible| of(visible) as u32).collect();
+        Tensor::from_vec(values, (n_rows, 1), device)
+    };
+    let keys = Tensor::arange(0, n_keys as u32, device)?.unsqueeze(0)?; // [1, keys]
+    let begun = keys.broadcast_ge(&column(|visible| visible.start)?)?;
+    let not_over = keys.broadcast_lt(&column(|visible| visible.end)?)?;
+    let hidden = Tensor::new(f32::NEG_INFINITY, device)?.broadcast_as((n_rows, n_keys))?;
+    let seen = hidden.zeros_like()?;
+    let mask = (begun * not_over)?.where_cond(&seen, &hidden)?;
+    Ok(Some(mask))
 }
 
 struct Attention {

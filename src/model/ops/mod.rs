@@ -6,6 +6,9 @@
 //! the public function, the candle `CustomOp` that runs on the CPU (its loops are in `cpu`), and a
 //! composition of candle operations for every other device.
 //!
+//! The stream of a model, to which every layer adds, is f32 everywhere; the branches between a norm and that sum are
+//! of one type a model, f32 with our own kernels and bf16 where a device's weights are.
+//!
 //! Activations are two-dimensional everywhere, `[rows, width]`: a row is one token (or one image
 //! patch) of one sequence, whatever sequences share the batch.
 
@@ -41,6 +44,11 @@ impl Kernels {
             Self::Composed
         }
     }
+}
+
+/// `x + branch`, where a branch may be narrower than the stream that it returns to.
+pub fn add_branch(x: &Tensor, branch: &Tensor) -> Result<Tensor> {
+    x + branch.to_dtype(x.dtype())?
 }
 
 /// One small integer a row (an adapter slot, a position), on the host and on the model's device.

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use super::statistics::Measure;
 use crate::adapter::Surroundings;
 use crate::data::folds::Fold;
+use crate::data::intake::Options;
 use crate::data::source::Source;
-use crate::data::{Record, Split as SetSplit, compare as same_form};
+use crate::data::{AnswerType, Record, Split as SetSplit, compare as same_form, images};
 use crate::eval;
 use crate::frozen::FrozenBase;
 use crate::lesson::{Lesson, Teacher};
@@ -103,7 +104,8 @@ impl TaskSpec {
             Self::Phantom(task) => Opened::Phantom(task, Teacher::new()?),
             Self::Records(task) => {
                 let source: Source = task.set.parse()?;
-                let set = source.read()?;
+                let mut set = source.read(&Options::default())?;
+                images::check(&mut set);
                 let teacher = RecordTeacher::new(around, *base.model.shape())?;
                 Opened::Records(task, set.records, teacher)
             }
@@ -115,7 +117,7 @@ impl TaskSpec {
 pub enum Opened<'a> {
     /// Films and their teacher.
     Phantom(&'a PhantomTask, Teacher),
-    /// All records of the set and their teacher.
+    /// All records of the set whose images can be decoded, and their teacher.
     Records(&'a RecordTask, Vec<Record>, RecordTeacher<'a>),
 }
 
@@ -130,8 +132,11 @@ impl Opened<'_> {
                     .collect::<Result<_>>()?
             }
             Self::Records(task, records, teacher) => {
-                let images = by_image(task.train(records)?);
-                let kept = first_share(&images, share, |(path, _)| path.display().to_string());
+                let (train, _) = teacher.fitting(task.train(records)?);
+                let images = by_image(train);
+                let kept = first_share(&images, share, |(_, records)| {
+                    format!("{} {}", records[0].group, records[0].id)
+                });
                 kept.into_iter()
                     .map(|(path, records)| teacher.lesson(path, &records, Look::Picture))
                     .collect::<Result<_>>()?
@@ -164,7 +169,7 @@ impl Opened<'_> {
                         .context("`validation` of the task is not given, rates need it")?,
                     Part::Test => task.test,
                 };
-                let records = task.held(records, held)?;
+                let (records, _) = teacher.fitting(task.held(records, held)?);
                 let answers =
                     record_answers(model, norms.bank(), teacher, &records, Look::Picture)?;
                 Ok(record_measures(&records, &answers))
@@ -300,22 +305,33 @@ fn word(kind: QuestionKind) -> String {
     word.unwrap_or("other").to_owned()
 }
 
-/// Exact match, all, closed and open.
+/// Exact match: of questions all, closed and open, and of reports. Records that the base cannot be asked
+/// (too long, or with a token that has a meaning of its own) are left out everywhere.
 fn record_measures(records: &[&Record], answers: &[String]) -> Vec<Measure> {
     let images = by_image(records.iter().copied());
     let places: BTreeMap<_, _> = images
         .iter()
         .enumerate()
-        .map(|(at, (path, _))| (*path, at))
+        .map(|(at, (image, _))| (*image, at))
         .collect();
-    let mut counts = Counts::new(images.len(), &["questions", "closed", "open"]);
+    let mut counts = Counts::new(
+        images.len(),
+        &["questions", "closed", "open", "report exact"],
+    );
     for (record, answer) in records.iter().zip(answers) {
-        let Some(image) = places.get(record.image.as_path()) else {
+        let Some(image) = places.get(record.shown()) else {
             continue;
         };
         let right = (u32::from(same_form(answer) == same_form(&record.answer)), 1);
-        counts.add("questions", *image, right);
-        counts.add(if record.closed { "closed" } else { "open" }, *image, right);
+        let name = match record.answer_type {
+            AnswerType::Closed => "closed",
+            AnswerType::Open => "open",
+            AnswerType::Report => "report exact",
+        };
+        counts.add(name, *image, right);
+        if record.answer_type != AnswerType::Report {
+            counts.add("questions", *image, right);
+        }
     }
     counts.measures()
 }

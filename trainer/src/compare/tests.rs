@@ -173,10 +173,10 @@ fn a_real_set_is_compared_on_folds_that_nothing_learnt_from() {
     let (trained, beside) = records::train(set.path(), &records::recipe(2));
     folder::write(&trained, beside, Storage::Float32, &base).unwrap();
     let digest = Base::open(&base, &OpenOptions::default()).unwrap().digest();
-    let set = format!("slake:{}", set.path().display());
+    let name = format!("slake:{}", set.path().display());
     let mut grid = grid();
     let task = |test: serde_json::Value| -> TaskSpec {
-        let task = json!({ "set": set, "folds": 4, "validation": { "fold": 1 }, "test": test });
+        let task = json!({ "set": name, "folds": 4, "validation": { "fold": 1 }, "test": test });
         serde_json::from_value(json!({ "records": task })).unwrap()
     };
     grid.task = task(json!({ "fold": 0 }));

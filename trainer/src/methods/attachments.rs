@@ -88,6 +88,10 @@ impl Parameters for Attachments<'_> {
         self.source.device()
     }
 
+    fn activations(&self) -> DType {
+        self.frozen.activations()
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
         if self.prefix_tokens() > 0 && name.contains(".self_attn.prefix_") {
             self.prefix(name, shape)

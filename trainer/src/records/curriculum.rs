@@ -48,10 +48,10 @@ impl Rounds {
         let kept = (recipe.sizes.image as f32 * MARGIN).round() as usize;
         let preprocess = ClipPreprocess::from_json(&processor_values(kept))?;
         let gathered = by_image(records.iter().copied());
-        let pictures = Pictures::read(gathered.iter().map(|(path, _)| *path), &preprocess)?;
+        let pictures = Pictures::read(gathered.iter().map(|(image, _)| *image), &preprocess)?;
         let images = gathered
             .into_iter()
-            .map(|(path, records)| Ok((pictures.get(path)?.clone(), teacher.dialogue(&records)?)))
+            .map(|(image, records)| Ok((pictures.get(image)?.clone(), teacher.dialogue(&records)?)))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             recipe: recipe.clone(),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::by_image;
 use super::lesson::{Look, RecordTeacher};
-use crate::data::{Record, compare};
+use crate::data::{AnswerType, Record, compare};
 use crate::decode::Limits;
 use crate::eval::answer;
 use crate::phantom::score::{Score, share};
@@ -26,8 +26,10 @@ const MAX_TOKENS: usize = 48;
 pub struct Marks {
     /// Of the questions that the set's makers call closed.
     pub closed: Score,
-    /// Of the others.
+    /// Of the other questions.
     pub open: Score,
+    /// Of reports, word for word.
+    pub reports: Score,
     /// Of all.
     pub all: Score,
 }
@@ -35,15 +37,16 @@ pub struct Marks {
 impl Marks {
     /// Compares answers with the truth, one a record.
     pub fn new(records: &[&Record], answers: &[String]) -> Self {
-        let right = |wanted: Option<bool>| {
+        let right = |wanted: Option<AnswerType>| {
             let pairs = records.iter().zip(answers);
             let pairs =
-                pairs.filter(|(record, _)| wanted.is_none_or(|closed| record.closed == closed));
+                pairs.filter(|(record, _)| wanted.is_none_or(|one| record.answer_type == one));
             share(pairs.map(|(record, answer)| compare(answer) == compare(&record.answer)))
         };
         Self {
-            closed: right(Some(true)),
-            open: right(Some(false)),
+            closed: right(Some(AnswerType::Closed)),
+            open: right(Some(AnswerType::Open)),
+            reports: right(Some(AnswerType::Report)),
             all: right(None),
         }
     }
@@ -54,9 +57,12 @@ impl fmt::Display for Marks {
         let scores = [
             ("closed", self.closed),
             ("open", self.open),
+            ("reports", self.reports),
             ("all", self.all),
         ];
-        for (place, (name, score)) in scores.into_iter().enumerate() {
+        // Of a kind that the set does not have, there is nothing to say.
+        let scores = scores.into_iter().filter(|(_, score)| score.n > 0);
+        for (place, (name, score)) in scores.enumerate() {
             let comma = if place == 0 { "" } else { ", " };
             let [value, low, high] = [score.value, score.low, score.high].map(|one| 100.0 * one);
             write!(
@@ -87,12 +93,10 @@ pub fn answers(
     for chunk in gathered.chunks(TOGETHER) {
         let lessons = chunk
             .iter()
-            .map(|(path, records)| teacher.lesson(path, records, look))
+            .map(|(image, records)| teacher.lesson(image, records, look))
             .collect::<Result<Vec<_>>>()?;
-        for ((path, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
-            let own = places
-                .iter()
-                .filter(|(_, record)| record.image.as_path() == *path);
+        for ((image, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
+            let own = places.iter().filter(|(_, record)| record.shown() == *image);
             for ((place, _), answer) in own.zip(answers) {
                 texts[*place] = teacher.text(&answer.tokens)?;
             }
@@ -104,7 +108,7 @@ pub fn answers(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::tests::record;
+    use crate::data::imitation::record;
 
     #[test]
     fn marks_are_given_closed_and_open_apart() {
@@ -119,6 +123,15 @@ mod tests {
         assert_eq!((marks.closed.value, marks.closed.n), (0.5, 2));
         assert_eq!((marks.open.value, marks.open.n), (1.0, 1));
         assert!((marks.all.value - 2.0 / 3.0).abs() < 1e-12);
+        let mut report = record("a", "?", "Clear lungs.");
+        report.answer_type = AnswerType::Report;
+        let of_report = Marks::new(&[&report], &["clear lungs".into()]);
+        assert_eq!((of_report.reports.value, of_report.open.n), (1.0, 0));
+        let shown = of_report.to_string();
+        assert!(
+            shown.starts_with("reports 100.0 % [20.7, 100.0] of 1, all"),
+            "{shown}"
+        );
         let shown = marks.to_string();
         assert!(
             shown.starts_with("closed 50.0 % [9.5, 90.5] of 2, open 100.0 %"),

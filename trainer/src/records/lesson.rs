@@ -1,15 +1,13 @@
 //! From records to what a model is taught. In: an image's records. Out: a [`Lesson`], with the inputs
 //! that the server makes of the same picture and question. It must not know losses or weights.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use norma::model::ModelShape;
 use norma::preprocess::{ContentPart, Message, PromptToken};
 
 use crate::adapter::Surroundings;
 use crate::batch::Dialogue;
-use crate::data::Record;
+use crate::data::{Image, Record};
 use crate::lesson::Lesson;
 use crate::pictures;
 
@@ -47,6 +45,22 @@ impl<'a> RecordTeacher<'a> {
         })
     }
 
+    /// The records that this base can be asked and taught, and for each of the others why it cannot: it is
+    /// too long, or holds a token that has a meaning of its own.
+    pub fn fitting<'r>(
+        &self,
+        records: impl IntoIterator<Item = &'r Record>,
+    ) -> (Vec<&'r Record>, Vec<String>) {
+        let (mut fit, mut faults) = (Vec::new(), Vec::new());
+        for record in records {
+            match self.sequence(record) {
+                Ok(_) => fit.push(record),
+                Err(fault) => faults.push(format!("{}: {fault:#}; left out", record.place)),
+            }
+        }
+        (fit, faults)
+    }
+
     /// The questions about one image, as branches behind its rows.
     pub fn dialogue(&self, records: &[&Record]) -> Result<Dialogue> {
         let sequence = |record: &&Record| {
@@ -59,7 +73,7 @@ impl<'a> RecordTeacher<'a> {
     }
 
     /// The lesson of one image's records.
-    pub fn lesson(&self, image: &Path, records: &[&Record], look: Look) -> Result<Lesson> {
+    pub fn lesson(&self, image: &Image, records: &[&Record], look: Look) -> Result<Lesson> {
         let pixels = match look {
             Look::Picture => {
                 let picture = pictures::read(image)?;

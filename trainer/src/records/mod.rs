@@ -11,20 +11,20 @@ pub mod eval;
 pub mod lesson;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use crate::data::Record;
+use crate::data::{Image, Record};
 
-/// Records gathered by image, in the order in which images first occur.
+/// Records gathered by the image that a model is shown, in the order in which images first occur. Of a
+/// study with several images that is the first; the others are not shown.
 pub fn by_image<'a>(
     records: impl IntoIterator<Item = &'a Record>,
-) -> Vec<(&'a Path, Vec<&'a Record>)> {
-    let mut gathered: Vec<(&Path, Vec<&Record>)> = Vec::new();
+) -> Vec<(&'a Image, Vec<&'a Record>)> {
+    let mut gathered: Vec<(&Image, Vec<&Record>)> = Vec::new();
     let mut places = BTreeMap::new();
     for record in records {
-        let path = record.image.as_path();
-        let place = *places.entry(path).or_insert_with(|| {
-            gathered.push((path, Vec::new()));
+        let image = record.shown();
+        let place = *places.entry(image).or_insert_with(|| {
+            gathered.push((image, Vec::new()));
             gathered.len() - 1
         });
         gathered[place].1.push(record);
@@ -36,45 +36,24 @@ pub fn by_image<'a>(
 pub(crate) mod proofs;
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::path::PathBuf;
-
+mod tests {
     use super::*;
-    use crate::data::{Place, Split};
-
-    /// A record made up for a test.
-    pub(crate) fn record(image: impl Into<PathBuf>, question: &str, answer: &str) -> Record {
-        let image = image.into();
-        Record {
-            id: "0".into(),
-            group: image.display().to_string(),
-            image,
-            question: question.into(),
-            answer: answer.into(),
-            closed: matches!(answer, "yes" | "no"),
-            split: Split::Train,
-            language: "en".into(),
-            place: Place {
-                file: Path::new("made-up.json").into(),
-                index: 0,
-                line: 1,
-            },
-        }
-    }
+    use crate::data::imitation::record;
 
     #[test]
     fn records_of_an_image_come_together() {
-        let records = [
+        let mut records = [
             record("b", "1", "yes"),
             record("a", "2", "no"),
             record("b", "3", "no"),
         ];
+        records[2].images.push("c".into());
         let gathered = by_image(&records);
         assert_eq!(gathered.len(), 2);
         assert_eq!(
             gathered[0],
-            (Path::new("b"), vec![&records[0], &records[2]])
+            (&Image::from("b"), vec![&records[0], &records[2]])
         );
-        assert_eq!(gathered[1], (Path::new("a"), vec![&records[1]]));
+        assert_eq!(gathered[1], (&Image::from("a"), vec![&records[1]]));
     }
 }

@@ -16,11 +16,13 @@ use super::by_image;
 use super::curriculum::Rounds;
 use super::eval::{Marks, answers};
 use super::lesson::{Look, RecordTeacher};
-use super::tests::record;
 use crate::adapter::Surroundings;
 use crate::augment::Variation;
 use crate::bpe;
-use crate::data::{Record, Split, slake};
+use crate::data::imitation::record;
+use crate::data::intake::Options;
+use crate::data::source::Source;
+use crate::data::{DataSet, Record, Split};
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::lesson::Lesson;
@@ -102,8 +104,13 @@ pub(crate) fn set() -> TempDir {
     folder
 }
 
+fn read(folder: &Path) -> DataSet {
+    let source: Source = folder.to_str().unwrap().parse().unwrap();
+    source.read(&Options::default()).unwrap()
+}
+
 pub(crate) fn train(folder: &Path, recipe: &RecordRecipe) -> (Pretrained, Beside) {
-    let set = slake::read(folder, "en").unwrap();
+    let set = read(folder);
     let records: Vec<&Record> = set.split(Split::Train).collect();
     let texts = records
         .iter()
@@ -155,7 +162,7 @@ fn a_base_learns_a_set_and_an_adapter_turns_most_answers_round() {
     folder::write(&trained, beside, Storage::Float16, &out).unwrap();
 
     let opened = open(&out);
-    let set = slake::read(folder.path(), "en").unwrap();
+    let set = read(folder.path());
     let held_out: Vec<&Record> = set.split(Split::Validation).collect();
     let row = &opened.0.row;
     let seen = marks(&opened, row, &held_out, Look::Picture);
@@ -182,7 +189,7 @@ fn a_base_learns_a_set_and_an_adapter_turns_most_answers_round() {
     let teacher = RecordTeacher::new(&opened.1, *opened.0.model.shape()).unwrap();
     let lessons: Vec<Lesson> = by_image(part(Split::Train))
         .iter()
-        .map(|(path, records)| teacher.lesson(path, records, Look::Picture).unwrap())
+        .map(|(image, records)| teacher.lesson(image, records, Look::Picture).unwrap())
         .collect();
     let tuning = TuneRecipe {
         seed: 1,
@@ -223,7 +230,7 @@ fn the_same_recipe_gives_the_same_weights() {
 #[test]
 fn a_step_draws_questions_up_to_the_recipes_number() {
     let folder = set();
-    let set = slake::read(folder.path(), "en").unwrap();
+    let set = read(folder.path());
     let records: Vec<&Record> = set.split(Split::Train).collect();
     let recipe = RecordRecipe {
         questions: 1,
@@ -268,4 +275,15 @@ fn a_question_that_cannot_be_asked_is_named_by_its_place() {
     );
     let error = refuse(&"long ".repeat(400));
     assert!(error.contains("are more than the 256 positions"), "{error}");
+    let records = [
+        record("a.png", SIDE, "left"),
+        record("a.png", SIDE, &"long ".repeat(400)),
+    ];
+    let (fit, faults) = teacher.fitting(&records);
+    assert_eq!(fit, [&records[0]]);
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0].starts_with("made-up.json:1, row 0: ") && faults[0].ends_with("; left out"),
+        "{faults:?}"
+    );
 }

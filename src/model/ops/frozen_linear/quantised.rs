@@ -23,9 +23,15 @@ impl QuantisedLinear {
         Self { method, bytes }
     }
 
-    /// Quantises `weight` (`[out, in]`, f32) to a block type; `bias`: `[out]`. Blocks must divide the
-    /// inputs: `mistralrs-quant` would silently take another type.
-    pub fn quantise(weight: &Tensor, bias: Option<&Tensor>, to: IsqType) -> Result<Self> {
+    /// Quantises `weight` (`[out, in]`, f32) to a block type on `device`; `bias`: `[out]`, there. Where the
+    /// weight is on the CPU, it is quantised there. Blocks must divide the inputs: `mistralrs-quant` would
+    /// silently take another type.
+    pub fn quantise(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        to: IsqType,
+        device: &Device,
+    ) -> Result<Self> {
         let dtype = GgmlDType::try_from(to)?;
         let (n_out, n_in) = weight.dims2()?;
         let (block, size) = (dtype.block_size(), dtype.type_size());
@@ -34,9 +40,8 @@ impl QuantisedLinear {
         }
         let linear = candle_nn::Linear::new(weight.contiguous()?, bias.cloned());
         let plain = UnquantLinear::new(QuantMethodConfig::Unquantized(linear))?;
-        let (device, count) = (weight.device().clone(), AtomicUsize::new(0));
-        let guard = QuantizeOntoGuard::new();
-        let method = Arc::new(plain).apply_isq(Some(to), device, &count, None, guard)?;
+        let (count, guard) = (AtomicUsize::new(0), QuantizeOntoGuard::new());
+        let method = Arc::new(plain).apply_isq(Some(to), device.clone(), &count, None, guard)?;
         let bias = bias.map_or(0, |bias| bias.elem_count() * 4);
         Ok(Self::new(method, n_out * n_in / block * size + bias))
     }
@@ -44,6 +49,10 @@ impl QuantisedLinear {
 
 impl FrozenLinear for QuantisedLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if !x.device().is_cpu() && !x.track_op() {
+            // Straight through: an operation of ours would have to copy rows in and out.
+            return self.method.forward_autocast(&x.contiguous()?);
+        }
         x.contiguous()?.apply_op1(QuantisedMatmul {
             method: self.method.clone(),
         })

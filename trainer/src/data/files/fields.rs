@@ -1,15 +1,19 @@
-//! The texts of foreign rows. In: JSON values. Out: clean texts, or why there is none. It must not
+//! The fields of foreign rows. In: JSON values. Out: clean texts, or why there is none. It must not
 //! know which set a row is from.
 
 use serde_json::{Map, Value};
 
 use super::ProblemKind;
+use crate::data::AnswerType;
 
 /// What stands for a character that was lost when a file changed its encoding.
 const LOST: char = '\u{FFFD}';
 
 /// A field as text. Numbers are read as they are written; `NULL` is how some sets write nothing.
-pub(super) fn field(row: &Map<String, Value>, name: &'static str) -> Result<String, ProblemKind> {
+pub(in crate::data) fn field(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<String, ProblemKind> {
     let text = match row.get(name) {
         None | Some(Value::Null) => return Err(ProblemKind::Missing { field: name }),
         Some(Value::String(text)) => clean(text),
@@ -28,16 +32,40 @@ pub(super) fn field(row: &Map<String, Value>, name: &'static str) -> Result<Stri
     }
 }
 
-/// Whether a field has lost characters, which [`field`] mends as far as that goes.
-pub(super) fn has_lost(row: &Map<String, Value>, name: &str) -> bool {
-    row.get(name)
-        .and_then(Value::as_str)
-        .is_some_and(|text| text.contains(LOST))
+/// The first of several fields that is there.
+pub(in crate::data) fn any_field(
+    row: &Map<String, Value>,
+    names: &[&'static str],
+) -> Result<String, ProblemKind> {
+    let there = names.iter().find(|name| row.contains_key(**name));
+    field(row, there.or(names.first()).expect("names are given"))
+}
+
+/// A field that may be absent or blank.
+pub(in crate::data) fn optional(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<String>, ProblemKind> {
+    match field(row, name) {
+        Ok(text) => Ok(Some(text)),
+        Err(ProblemKind::Missing { .. } | ProblemKind::Blank { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// A note for each field that has lost characters, which [`field`] mends as far as that goes.
+pub(in crate::data) fn lost(row: &Map<String, Value>, names: &[&'static str]) -> Vec<ProblemKind> {
+    let text = |name: &str| row.get(name).and_then(Value::as_str);
+    let lost = names
+        .iter()
+        .filter(|name| text(name).is_some_and(|text| text.contains(LOST)));
+    lost.map(|field| ProblemKind::LostCharacters { field })
+        .collect()
 }
 
 /// Blanks of any kind become one; none stay at the ends. A lost character between letters was an
 /// apostrophe in all likelihood (`it's`); elsewhere it is left out.
-fn clean(text: &str) -> String {
+pub(in crate::data) fn clean(text: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     let letter = |at: Option<usize>| {
         at.and_then(|at| characters.get(at))
@@ -55,12 +83,15 @@ fn clean(text: &str) -> String {
     mended.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The answer type, whatever blanks and case surround it.
-pub(super) fn is_closed(row: &Map<String, Value>, name: &'static str) -> Result<bool, ProblemKind> {
+/// Open or closed, whatever blanks and case surround the word.
+pub(in crate::data) fn answer_type(
+    row: &Map<String, Value>,
+    name: &'static str,
+) -> Result<AnswerType, ProblemKind> {
     let text = field(row, name)?;
     match text.to_uppercase().as_str() {
-        "CLOSED" => Ok(true),
-        "OPEN" => Ok(false),
+        "CLOSED" => Ok(AnswerType::Closed),
+        "OPEN" => Ok(AnswerType::Open),
         _ => Err(ProblemKind::Unknown {
             field: name,
             got: format!("`{text}`"),
@@ -106,9 +137,10 @@ mod tests {
 
     #[test]
     fn answer_types_survive_blanks_and_case() {
-        let read = |value: &str| is_closed(&Map::from_iter([("t".to_owned(), json!(value))]), "t");
-        assert_eq!(read("CLOSED "), Ok(true));
-        assert_eq!(read("open"), Ok(false));
+        let read =
+            |value: &str| answer_type(&Map::from_iter([("t".to_owned(), json!(value))]), "t");
+        assert_eq!(read("CLOSED "), Ok(AnswerType::Closed));
+        assert_eq!(read("open"), Ok(AnswerType::Open));
         assert!(matches!(read("maybe"), Err(ProblemKind::Unknown { .. })));
     }
 }
