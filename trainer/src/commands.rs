@@ -8,13 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use norma::base::{Base, OpenOptions, WeightType};
-use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use norma::model::ops::Kernels;
 use norma::model::parameters::Parameters;
 use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
-use norma_adapters::format;
 use norma_trainer::adapter::{self, Card, Surroundings};
-use norma_trainer::eval::evaluate;
+use norma_trainer::asking::{Asker, adapter_of};
+use norma_trainer::eval::phantom::evaluate;
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Teacher;
@@ -24,11 +24,10 @@ use norma_trainer::phantom::{Example, Split, Task, dataset};
 use norma_trainer::pretrain::{PretrainRecipe, Progress};
 use norma_trainer::recipe::AdapterRecipe;
 use norma_trainer::tune::Event;
-use norma_trainer::variables::NormVariables;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Eval, Export, Pretrain, Tune};
+use crate::{Export, Pretrain, Tune};
 
 /// Trains a base, writes it, reads it back and measures what was written.
 pub fn pretrain(arguments: &Pretrain) -> Result<()> {
@@ -39,11 +38,10 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
     })?;
     folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
     if arguments.test > 0 {
-        let (base, _) = open(&arguments.out)?;
+        let (base, around) = open(&arguments.out)?;
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
-        let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
-        let teacher = Teacher::new()?;
-        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
+        let asker = Asker::of(&base, &around, KvType::F32)?;
+        print_summary(&evaluate(&asker, None, &examples)?);
     }
     Ok(())
 }
@@ -75,11 +73,10 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let (moved, trained) = tuned.moved;
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let measure = |row: &[f32]| -> Result<Summary> {
-        let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-        evaluate(&base.model, norms.bank(), &teacher, &test)
-    };
-    let (before, after) = (measure(&base.row)?, measure(&tuned.row)?);
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let before = evaluate(&asker, None, &test)?;
+    let after = evaluate(&asker, Some(&adapter_of(&base, &tuned.row)?), &test)?;
+    drop(asker);
     println!("before");
     print_summary(&before);
     println!("after");
@@ -100,25 +97,6 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let bytes = adapter::write(&base, &around, tuned.row, card)?;
     write(&arguments.out, &bytes)?;
     println!("{} ({} bytes)", arguments.out.display(), bytes.len());
-    Ok(())
-}
-
-/// Measures a base, with an adapter or without.
-pub fn eval(arguments: &Eval) -> Result<()> {
-    let (base, _) = open_as(&arguments.base, arguments.weights)?;
-    let row = match &arguments.adapter {
-        None => base.row.clone(),
-        Some(path) => adapter_row(&base, path)?,
-    };
-    let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
-    let examples = examples(
-        arguments.task,
-        arguments.split,
-        arguments.seed,
-        arguments.count,
-    )?;
-    let teacher = Teacher::new()?;
-    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
     Ok(())
 }
 
@@ -183,15 +161,7 @@ pub(crate) fn watched<T>(
     Ok(trained)
 }
 
-/// The bank row of an adapter file that fits the base.
-pub(crate) fn adapter_row(base: &FrozenBase, path: &Path) -> Result<Vec<f32>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let adapter = format::read(&bytes, base.model.sites(), &base.row, &base.digest)
-        .with_context(|| format!("{} does not fit the base", path.display()))?;
-    Ok(adapter.values.row().to_vec())
-}
-
-fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {
+pub(crate) fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {
     Ok(dataset::examples(task, split, seed, count).collect::<Result<_, _>>()?)
 }
 
@@ -210,7 +180,7 @@ pub(crate) fn bar(steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style)
 }
 
-fn print_summary(summary: &Summary) {
+pub(crate) fn print_summary(summary: &Summary) {
     let line = |name: &str, score: &Score, prior: Option<f64>| {
         let percent = [score.value, score.low, score.high].map(|share| 100.0 * share);
         let prior = prior

@@ -5,20 +5,22 @@
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
+//! - [`asking`]: questions to a base through the serving engine; [`eval`]: answers judged, by [`metrics`].
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
+pub mod asking;
 pub mod augment;
 pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
 pub mod data;
-pub mod decode;
 pub mod eval;
 pub mod folder;
 pub mod frozen;
 pub mod learner;
 pub mod lesson;
+pub mod metrics;
 pub mod model_card;
 pub mod optimizer;
 pub mod order;

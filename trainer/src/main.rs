@@ -4,17 +4,16 @@
 //! and in [`commands`].
 
 mod commands;
+mod eval_commands;
 mod record_commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use norma::base::WeightType;
 use norma_trainer::data;
 use norma_trainer::data::source::Source;
 use norma_trainer::folder::Storage;
-use norma_trainer::phantom::{Split, Task};
 
 /// Trains the phantom base, tunes LayerNorm adapters, evaluates them.
 #[derive(Parser)]
@@ -32,7 +31,9 @@ enum Command {
     /// Tunes the norms of a frozen base by a recipe and writes an adapter file.
     Tune(Tune),
     /// Measures a base, with an adapter or without, on held-out films or records.
-    Eval(Eval),
+    Eval(eval_commands::Eval),
+    /// Fits how sure an adapter says it is, and writes the adapter anew with it.
+    Calibrate(eval_commands::Calibrate),
     /// Writes a list of a real set's questions, for a program that asks a server.
     Questions(Questions),
     /// The phantom world.
@@ -76,39 +77,6 @@ struct Tune {
     /// The adapter file to write.
     #[arg(long)]
     out: PathBuf,
-}
-
-#[derive(clap::Args)]
-struct Eval {
-    /// A real set, `slake:FOLDER` or `vqa-rad:FOLDER`; without one, phantom films.
-    #[arg(long)]
-    data: Option<Source>,
-    #[command(flatten)]
-    held: Held,
-    /// Which part of a real set, where no fold is named.
-    #[arg(long, default_value = "validation")]
-    part: Part,
-    /// The base's folder.
-    #[arg(long)]
-    base: PathBuf,
-    /// What the base's weights are held as, as `norma serve` has it.
-    #[arg(long, value_name = "TYPE", default_value_t = WeightType::F32)]
-    weights: WeightType,
-    /// An adapter file; without one the base itself is measured.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
-    /// What is asked.
-    #[arg(long, value_parser = word::<Task>, default_value = "pretrain")]
-    task: Task,
-    /// Which films.
-    #[arg(long, value_parser = word::<Split>, default_value = "test")]
-    split: Split,
-    /// Seed of the films.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// How many films.
-    #[arg(long, default_value_t = 500)]
-    count: u64,
 }
 
 #[derive(clap::Args)]
@@ -196,10 +164,8 @@ fn main() -> ExitCode {
             None => commands::tune(&arguments),
             Some(source) => record_commands::tune(&arguments, source),
         },
-        Command::Eval(arguments) => match &arguments.data {
-            None => commands::eval(&arguments),
-            Some(source) => record_commands::eval(&arguments, source),
-        },
+        Command::Eval(arguments) => eval_commands::eval(&arguments),
+        Command::Calibrate(arguments) => eval_commands::calibrate(&arguments),
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
         Command::Phantom(Phantom::Export(arguments)) => commands::export(&arguments),
     };

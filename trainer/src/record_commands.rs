@@ -6,28 +6,28 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use norma_adapters::manifest::Task;
-use norma_trainer::adapter::{self, Card, Surroundings};
+use norma_trainer::adapter::{self, Card};
+use norma_trainer::asking::{Asker, adapter_of};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
 use norma_trainer::data::source::Source;
 use norma_trainer::data::{DataSet, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
-use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Lesson;
 use norma_trainer::model_card;
 use norma_trainer::pretrain::learn;
 use norma_trainer::records::base::{RecordRecipe, config, processor_values, surroundings};
 use norma_trainer::records::by_image;
 use norma_trainer::records::curriculum::Rounds;
-use norma_trainer::records::eval::{Marks, answers};
+use norma_trainer::records::eval::marks;
 use norma_trainer::records::lesson::{Look, RecordTeacher};
 use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
-use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
-use crate::commands::{adapter_row, bar, open, open_as, read_json, watched, write};
-use crate::{Eval, Held, Pretrain, Questions, Tune};
+use crate::commands::{bar, open, read_json, watched, write};
+use crate::{Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
 /// part with the pictures and without.
@@ -61,10 +61,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Source) -> Result<()> {
         base.row.len()
     );
     let held_out: Vec<&Record> = set.split(Split::Validation).collect();
-    let marks =
-        [Look::Picture, Look::Blank].map(|look| marks(&base, &around, &base.row, &held_out, look));
-    let [seen, blank] = marks;
-    let (seen, blank) = (seen?, blank?);
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let seen = marks(&asker, None, &held_out, Look::Picture)?;
+    let blank = marks(&asker, None, &held_out, Look::Blank)?;
     println!("validation: {seen}\n     blank: {blank}");
     let card = model_card::text(&model_card::Facts {
         source,
@@ -128,10 +127,12 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     let (moved, trained) = tuned.moved;
     let seconds = start.elapsed().as_secs_f64();
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let measure = |row: &[f32], look| marks(&base, &around, row, &held_out, look);
-    let before = measure(&base.row, Look::Picture)?;
-    let after = measure(&tuned.row, Look::Picture)?;
-    let blank = measure(&tuned.row, Look::Blank)?;
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let adapter = adapter_of(&base, &tuned.row)?;
+    let before = marks(&asker, None, &held_out, Look::Picture)?;
+    let after = marks(&asker, Some(&adapter), &held_out, Look::Picture)?;
+    let blank = marks(&asker, Some(&adapter), &held_out, Look::Blank)?;
+    drop(asker);
     println!("before: {before}\n after: {after}\n blank: {blank}");
     let card = Card {
         task: Task::Vqa,
@@ -155,24 +156,6 @@ pub fn tune(arguments: &Tune, source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// Measures a base, with an adapter or without, with the pictures and without.
-pub fn eval(arguments: &Eval, source: &Source) -> Result<()> {
-    let (base, around) = open_as(&arguments.base, arguments.weights)?;
-    let row = match &arguments.adapter {
-        None => base.row.clone(),
-        Some(path) => adapter_row(&base, path)?,
-    };
-    let set = read(source)?;
-    let records = arguments.held.of(&set, arguments.part.into())?;
-    for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
-        println!(
-            "{name:>8}: {}",
-            marks(&base, &around, &row, &records, look)?
-        );
-    }
-    Ok(())
-}
-
 /// Writes the held-out questions for a program that asks a server.
 pub fn list_questions(arguments: &Questions) -> Result<()> {
     let set = read(&arguments.data)?;
@@ -185,13 +168,13 @@ pub fn list_questions(arguments: &Questions) -> Result<()> {
 
 impl Held {
     /// The held-out fold, if one was named.
-    fn fold(&self) -> Result<Option<Fold>> {
+    pub(crate) fn fold(&self) -> Result<Option<Fold>> {
         let fold = |folds| Fold::new(folds, self.hold_out, self.fold_seed);
         Ok(self.folds.map(fold).transpose()?)
     }
 
     /// The held-out fold of the training part, or, with no fold named, another part.
-    fn of<'a>(&self, set: &'a DataSet, part: Split) -> Result<Vec<&'a Record>> {
+    pub(crate) fn of<'a>(&self, set: &'a DataSet, part: Split) -> Result<Vec<&'a Record>> {
         let records: Vec<&Record> = match self.fold()? {
             Some(fold) => fold.part(set.split(Split::Train)).1,
             None => set.split(part).collect(),
@@ -201,21 +184,8 @@ impl Held {
     }
 }
 
-fn marks(
-    base: &FrozenBase,
-    around: &Surroundings,
-    row: &[f32],
-    records: &[&Record],
-    look: Look,
-) -> Result<Marks> {
-    let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-    let teacher = RecordTeacher::new(around, *base.model.shape())?;
-    let answers = answers(&base.model, norms.bank(), &teacher, records, look)?;
-    Ok(Marks::new(records, &answers))
-}
-
 /// Reads a set and says what was wrong with it.
-fn read(source: &Source) -> Result<DataSet> {
+pub(crate) fn read(source: &Source) -> Result<DataSet> {
     let set = source.read()?;
     for problem in &set.problems {
         println!("{problem}");
