@@ -97,7 +97,7 @@ pub fn reliability(answers: &[Sure]) -> Reliability {
 }
 
 fn bin_of(confidence: f32) -> usize {
-    let above = (f64::from(confidence) * BINS as f64).ceil() as usize;
+    let above = (confidence * BINS as f32).ceil() as usize;
     above.saturating_sub(1).min(BINS - 1)
 }
 

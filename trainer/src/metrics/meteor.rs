@@ -56,7 +56,7 @@ fn value(sums: &[f64]) -> f64 {
     mean * (1.0 - GAMMA * ratio(*chunks, matches).powf(BETA))
 }
 
-/// Words of a prediction, each matched with one of the reference or with none.
+/// Words of a reference, each matched with one of the prediction or with none.
 #[derive(Clone, Debug, Default)]
 struct Aligned {
     /// Matches of the same word.
@@ -67,63 +67,77 @@ struct Aligned {
     chunks: usize,
     /// How far matched words lie apart, together.
     distance: usize,
-    /// The last match.
+    /// The last match: a word of the prediction and one of the reference.
     last: Option<(usize, usize)>,
-    /// Words of the reference that are taken.
+    /// Words of the prediction that are taken.
     taken: Vec<bool>,
 }
 
 impl Aligned {
-    fn with(&self, at: usize, wanted: usize, same: bool) -> Self {
+    fn with(&self, said: usize, wanted: usize, same: bool) -> Self {
         let mut next = self.clone();
         next.same += usize::from(same);
         next.stemmed += usize::from(!same);
         let goes_on = next
             .last
-            .is_some_and(|(said, word)| (said + 1, word + 1) == (at, wanted));
+            .is_some_and(|last| (last.0 + 1, last.1 + 1) == (said, wanted));
         next.chunks += usize::from(!goes_on);
-        next.distance += at.abs_diff(wanted);
-        next.last = Some((at, wanted));
-        next.taken[wanted] = true;
+        next.distance += said.abs_diff(wanted);
+        next.last = Some((said, wanted));
+        next.taken[said] = true;
         next
     }
 
-    /// Of two alignments the smaller is better: most matches, fewest chunks, least distance.
-    fn rank(&self) -> (Reverse<usize>, usize, usize) {
+    /// Of two alignments the smaller is better. The program counts matches in whole numbers, in which one of
+    /// a stem alone is worth none; it decides where all else is equal.
+    fn rank(&self) -> (Reverse<usize>, usize, Reverse<usize>, usize) {
         (
-            Reverse(self.same + self.stemmed),
+            Reverse(self.same),
             self.chunks,
+            Reverse(self.stemmed),
             self.distance,
         )
     }
 }
 
-/// The best alignment that a search along the prediction finds.
+/// The best alignment that the program's search along the reference finds. Words that can only be matched
+/// with each other are, whatever it costs in chunks.
 fn align(prediction: &[String], reference: &[String], stemmer: &Stemmer) -> Aligned {
     let stem = |words: &[String]| -> Vec<String> {
-        words
-            .iter()
-            .map(|word| stemmer.stem(word).into_owned())
-            .collect()
+        let stems = words.iter().map(|word| stemmer.stem(word).into_owned());
+        stems.collect()
     };
     let (said_stems, wanted_stems) = (stem(prediction), stem(reference));
+    let candidates: Vec<Vec<usize>> = wanted_stems
+        .iter()
+        .map(|wanted| {
+            let places = (0..said_stems.len()).filter(|said| said_stems[*said] == *wanted);
+            places.collect()
+        })
+        .collect();
+    let mut suitors = vec![0; prediction.len()];
+    for said in candidates.iter().flatten() {
+        suitors[*said] += 1;
+    }
     let mut paths = vec![Aligned {
-        taken: vec![false; reference.len()],
+        taken: vec![false; prediction.len()],
         ..Aligned::default()
     }];
-    for (at, word) in prediction.iter().enumerate() {
-        let candidates: Vec<(usize, bool)> = (0..reference.len())
-            .filter(|wanted| said_stems[at] == wanted_stems[*wanted])
-            .map(|wanted| (wanted, *word == reference[wanted]))
-            .collect();
-        if candidates.is_empty() {
+    for (wanted, places) in candidates.iter().enumerate() {
+        if places.is_empty() {
             continue;
         }
-        let mut next = Vec::with_capacity(paths.len() * (candidates.len() + 1));
+        let sure = matches!(places.as_slice(), [said] if suitors[*said] == 1);
+        let mut next = Vec::with_capacity(paths.len() * (places.len() + 1));
         for path in paths {
-            let free = candidates.iter().filter(|(wanted, _)| !path.taken[*wanted]);
-            next.extend(free.map(|(wanted, same)| path.with(at, *wanted, *same)));
-            next.push(path);
+            let free = places.iter().filter(|said| !path.taken[**said]);
+            next.extend(free.map(|said| {
+                let same = prediction[*said] == reference[wanted];
+                path.with(*said, wanted, same)
+            }));
+            if !sure {
+                next.push(path);
+            }
         }
         next.sort_by_key(Aligned::rank);
         next.truncate(BEAM);
