@@ -14,6 +14,7 @@ use norma::http::{Keys, Limits, Server, ServerOptions, Service, ServiceOptions, 
 use norma::model::MedVlm;
 use norma::model::kv_cache::KvType;
 use norma::model::ops::Kernels;
+use norma::model::parameters::Parameters;
 use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma_adapters::format;
 use norma_trainer::adapter::{Surroundings, with_calibration};

@@ -23,7 +23,9 @@ const GAMMA: f64 = 0.6;
 /// Alignments that are followed at once.
 const BEAM: usize = 40;
 
-/// METEOR of a corpus, from its sums of matches, chunks and lengths.
+/// METEOR of a corpus, from its sums of matches, chunks and lengths. Equal texts add no chunk, and the price
+/// of the first chunks is steep: where one report in a hundred differs from its reference, a corpus already
+/// loses more than ten points of a hundred. The program does so, and pycocoevalcap with it.
 pub fn meteor(pairs: &[(Vec<String>, Vec<String>)]) -> Measure {
     let stemmer = Stemmer::create(Algorithm::English);
     let terms = pairs.iter().map(|(prediction, reference)| {
