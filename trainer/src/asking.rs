@@ -227,7 +227,7 @@ fn whole(mut answer: Answer) -> Result<Said> {
                 said.top.push(token.top);
             }
             Event::Finished(_) => {
-                said.text = said.text.trim().to_owned();
+                said.text = said.text.trim().into();
                 return Ok(said);
             }
             Event::Failed(error) => bail!(error),

@@ -155,7 +155,7 @@ pub fn fit_temperature(answers: &[Judged]) -> Result<f32, FitError> {
             from += third;
         }
     }
-    Ok(((from + to) / 2.0).exp() as f32)
+    Ok(f64::midpoint(from, to).exp() as f32)
 }
 
 /// Confidences of 0 and 1 would be infinitely wrong.

@@ -161,7 +161,8 @@ fn meteor_finds_the_programs_alignment_among_many() {
         .iter()
         .map(|(wanted, said)| (split(said), split(wanted)))
         .collect();
-    let value = |pair: &(Vec<String>, Vec<String>)| meteor::meteor(&[pair.clone()]).value();
+    let value =
+        |pair: &(Vec<String>, Vec<String>)| meteor::meteor(std::slice::from_ref(pair)).value();
     let off: Vec<_> = pairs
         .iter()
         .zip(&each)
