@@ -29,6 +29,8 @@ pub mod parameters;
 pub mod prefix;
 pub mod step;
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor};
 use norma_adapters::SiteTable;
 
@@ -122,4 +124,41 @@ pub trait MedVlm: Send {
         bank: &NormBank,
         cache: Option<&dyn KeyValues>,
     ) -> Result<Tensor>;
+}
+
+/// A shared model is a model: an engine can ask it while its owner looks at its weights.
+impl<M: MedVlm + Sync + ?Sized> MedVlm for Arc<M> {
+    fn sites(&self) -> &SiteTable {
+        (**self).sites()
+    }
+
+    fn shape(&self) -> &ModelShape {
+        (**self).shape()
+    }
+
+    fn device(&self) -> &Device {
+        (**self).device()
+    }
+
+    fn encode_images(&self, pixels: &Tensor, slots: &[u32], bank: &NormBank) -> Result<Tensor> {
+        (**self).encode_images(pixels, slots, bank)
+    }
+
+    fn continue_images(
+        &self,
+        encoding: &mut ImageEncoding,
+        n_layers: usize,
+        bank: &NormBank,
+    ) -> Result<Option<Tensor>> {
+        (**self).continue_images(encoding, n_layers, bank)
+    }
+
+    fn forward(
+        &self,
+        step: &Step,
+        bank: &NormBank,
+        cache: Option<&dyn KeyValues>,
+    ) -> Result<Tensor> {
+        (**self).forward(step, bank, cache)
+    }
 }

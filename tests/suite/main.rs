@@ -16,6 +16,7 @@ mod engine_toy;
 mod golden;
 mod http_access;
 mod http_adapters;
+mod http_calibration;
 mod http_chat;
 mod http_errors;
 mod http_gate;

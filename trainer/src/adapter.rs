@@ -4,22 +4,18 @@
 //! arguments. It must not know how the row was found.
 
 use anyhow::{Context, Result};
-use candle_core::Tensor;
+use norma::engine::TopToken;
 use norma::model::MedVlm;
-use norma::model::step::RowInput;
-use norma::preprocess::{
-    ChatPrompt, ClipPreprocess, ContentPart, Message, PromptToken, TextTokenizer,
-};
+use norma::model::kv_cache::KvType;
+use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma::probe;
 use norma_adapters::format;
-use norma_adapters::manifest::{FORMAT_VERSION, Manifest, PROBE, SelfTest, Task};
+use norma_adapters::manifest::{Calibration, FORMAT_VERSION, Manifest, PROBE, SelfTest, Task};
 use norma_adapters::{AdapterValues, Digest, Scope};
 use serde_json::Value;
 
-use crate::batch::{Branch, Dialogue};
-use crate::decode::{Limits, greedy};
+use crate::asking::{Asker, adapter_of};
 use crate::frozen::FrozenBase;
-use crate::variables::NormVariables;
 
 /// What goes around a base's model: how pictures and messages become rows.
 pub struct Surroundings {
@@ -53,6 +49,8 @@ const PROBE_PROMPT: &str = "Write a report.";
 const PROBE_SEED: u64 = 1;
 /// Tokens that the self-test expects.
 const PROBE_TOKENS: usize = 16;
+/// Logits that it expects at each of them.
+const PROBE_TOP: usize = 2;
 
 /// The adapter file of `row`.
 pub fn write(
@@ -83,65 +81,46 @@ pub fn write(
     Ok(bytes)
 }
 
+/// The same adapter with this calibration in its manifest, in place of what it had. It is a new file, so
+/// a new generation.
+pub fn with_calibration(
+    bytes: &[u8],
+    base: &FrozenBase,
+    calibration: Calibration,
+) -> Result<Vec<u8>> {
+    let table = base.model.sites();
+    let adapter = format::read(bytes, table, &base.row, &base.digest)?;
+    let manifest = Manifest {
+        calibration: Some(calibration),
+        ..adapter.manifest
+    };
+    let bytes = format::write(&adapter.values.stored(table), &manifest)?;
+    format::read(&bytes, table, &base.row, &base.digest)
+        .context("the adapter file that was just made cannot be read")?;
+    Ok(bytes)
+}
+
 /// What the f32 path answers to the probe with this row.
 fn self_test(base: &FrozenBase, around: &Surroundings, row: &[f32]) -> Result<SelfTest> {
-    let model = &base.model;
-    let shape = *model.shape();
-    let picture = probe::image(PROBE_SEED, shape.image_size as u32);
-    let pixels: Tensor = around.preprocess.pixels(&picture)?.unsqueeze(0)?;
-    let message = Message::user(vec![
-        ContentPart::Image,
-        ContentPart::Text(PROBE_PROMPT.into()),
-    ]);
-    let prompt = around
-        .chat
-        .prepare(&around.tokenizer, &[message], shape.image_tokens)?;
-    let mut rows: Vec<RowInput> = prompt
-        .tokens
-        .iter()
-        .map(|token| match token {
-            PromptToken::Text(token) => RowInput::Token(*token),
-            PromptToken::Image { patch, .. } => RowInput::Feature(*patch),
-        })
-        .collect();
-    let after = rows
-        .iter()
-        .rposition(|row| matches!(row, RowInput::Feature(_)))
-        .map_or(0, |at| at + 1);
-    let question = rows
-        .split_off(after)
-        .into_iter()
-        .filter_map(|row| match row {
-            RowInput::Token(token) => Some(token),
-            RowInput::Feature(_) => None,
-        })
-        .collect();
-    let dialogue = Dialogue {
-        prefix: rows,
-        branches: vec![Branch {
-            prompt: question,
-            answer: Vec::new(),
-        }],
+    let size = base.model.shape().image_size as u32;
+    let asker = Asker::of(base, around, KvType::F32)?;
+    let image = asker.image(&probe::image(PROBE_SEED, size))?;
+    let question = asker.question(vec![image], PROBE_PROMPT, PROBE_TOKENS);
+    let said = asker.answers(Some(&adapter_of(base, row)?), [question])?;
+    let said = said.into_iter().next().context("the probe got no answer")?;
+    let best = |top: &Vec<_>| {
+        top.iter()
+            .take(PROBE_TOP)
+            .map(|one: &TopToken| (one.token, one.logit))
+            .collect()
     };
-    let norms = NormVariables::new(model.sites(), row, None, model.device())?;
-    let features = model.encode_images(&pixels, &[0], norms.bank())?;
-    let limits = Limits {
-        max_tokens: PROBE_TOKENS,
-        end: around.tokenizer.eos_ids(),
-    };
-    let answers = greedy(model, norms.bank(), &[&dialogue], Some(&features), limits)?;
-    let answer = answers
-        .into_iter()
-        .flatten()
-        .next()
-        .context("the probe got no answer")?;
     Ok(SelfTest {
         generator: PROBE.into(),
         seed: PROBE_SEED,
-        size: shape.image_size as u32,
+        size,
         prompt: PROBE_PROMPT.into(),
-        tokens: answer.tokens,
-        top_logits: answer.top.iter().map(|top| top.to_vec()).collect(),
+        top_logits: said.top.iter().map(best).collect(),
+        tokens: said.tokens,
         tolerance: None,
     })
 }

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use norma::model::MedVlm;
-use norma_adapters::format;
+use norma::model::kv_cache::KvType;
 use norma_trainer::adapter::{self, Card, Surroundings};
-use norma_trainer::eval::evaluate;
+use norma_trainer::asking::{Asker, adapter_of};
+use norma_trainer::eval::phantom::evaluate;
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Teacher;
@@ -22,11 +22,10 @@ use norma_trainer::phantom::{Example, Split, Task, dataset};
 use norma_trainer::pretrain::{PretrainRecipe, Progress};
 use norma_trainer::recipe::AdapterRecipe;
 use norma_trainer::tune::Event;
-use norma_trainer::variables::NormVariables;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Eval, Export, Pretrain, Tune};
+use crate::{Export, Pretrain, Tune};
 
 /// Trains a base, writes it, reads it back and measures what was written.
 pub fn pretrain(arguments: &Pretrain) -> Result<()> {
@@ -37,11 +36,10 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
     })?;
     folder::write(&base, Beside::phantom()?, arguments.storage, &arguments.out)?;
     if arguments.test > 0 {
-        let (base, _) = opened::to_train(&arguments.out, None)?;
+        let (base, around) = opened::to_train(&arguments.out, None)?;
         let examples = examples(Task::Pretrain, Split::Test, 0, arguments.test)?;
-        let norms = NormVariables::new(base.model.sites(), &base.row, None, base.model.device())?;
-        let teacher = Teacher::new()?;
-        print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
+        let asker = Asker::of(&base, &around, KvType::F32)?;
+        print_summary(&evaluate(&asker, None, &examples)?);
     }
     Ok(())
 }
@@ -74,14 +72,13 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let (moved, trained) = tuned.moved;
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let measure = |base: &FrozenBase, row: &[f32]| -> Result<Summary> {
-        let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-        evaluate(&base.model, norms.bank(), &teacher, &test)
-    };
     let untouched = untouched(&arguments.base, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
-    let before = measure(untouched, &base.row)?;
-    let after = measure(&base, &tuned.row)?;
+    let before = evaluate(&Asker::of(untouched, &around, KvType::F32)?, None, &test)?;
+    let adapter = adapter_of(&base, &tuned.row)?;
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let after = evaluate(&asker, Some(&adapter), &test)?;
+    drop(asker);
     println!("before");
     print_summary(&before);
     println!("after");
@@ -150,34 +147,6 @@ pub(crate) fn open(folder: &Path) -> Result<(FrozenBase, Surroundings)> {
     opened::to_train(folder, None)
 }
 
-/// The base that is to be measured, with its norm row.
-pub(crate) fn measured(arguments: &Eval) -> Result<(FrozenBase, Surroundings, Vec<f32>)> {
-    if let Some(file) = &arguments.trained {
-        return opened::with_trained(&arguments.base, arguments.weights, file);
-    }
-    let (base, around) = opened::to_measure(&arguments.base, arguments.weights)?;
-    let row = match &arguments.adapter {
-        None => base.row.clone(),
-        Some(path) => adapter_row(&base, path)?,
-    };
-    Ok((base, around, row))
-}
-
-/// Measures a base, with an adapter or without.
-pub fn eval(arguments: &Eval) -> Result<()> {
-    let (base, _, row) = measured(arguments)?;
-    let norms = NormVariables::new(base.model.sites(), &row, None, base.model.device())?;
-    let examples = examples(
-        arguments.task,
-        arguments.split,
-        arguments.seed,
-        arguments.count,
-    )?;
-    let teacher = Teacher::new()?;
-    print_summary(&evaluate(&base.model, norms.bank(), &teacher, &examples)?);
-    Ok(())
-}
-
 /// Writes what the demo shows.
 pub fn export(arguments: &Export) -> Result<()> {
     norma_trainer::showcase::export(&arguments.out, arguments.seed, arguments.count)
@@ -207,15 +176,7 @@ pub(crate) fn watched<T>(
     Ok(trained)
 }
 
-/// The bank row of an adapter file that fits the base.
-pub(crate) fn adapter_row(base: &FrozenBase, path: &Path) -> Result<Vec<f32>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let adapter = format::read(&bytes, base.model.sites(), &base.row, &base.digest)
-        .with_context(|| format!("{} does not fit the base", path.display()))?;
-    Ok(adapter.values.row().to_vec())
-}
-
-fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {
+pub(crate) fn examples(task: Task, split: Split, seed: u64, count: u64) -> Result<Vec<Example>> {
     Ok(dataset::examples(task, split, seed, count).collect::<Result<_, _>>()?)
 }
 
@@ -234,7 +195,7 @@ pub(crate) fn bar(steps: u64) -> ProgressBar {
     ProgressBar::new(steps).with_style(style)
 }
 
-fn print_summary(summary: &Summary) {
+pub(crate) fn print_summary(summary: &Summary) {
     let line = |name: &str, score: &Score, prior: Option<f64>| {
         let percent = [score.value, score.low, score.high].map(|share| 100.0 * share);
         let prior = prior

@@ -23,8 +23,8 @@ use crate::variables::NamedVar;
 
 /// A frozen base in memory.
 pub struct FrozenBase {
-    /// The model over the frozen weights.
-    pub model: Llava,
+    /// The model over the frozen weights; an engine may share it.
+    pub model: Arc<Llava>,
     /// The base's own norm values, `[row_len]`.
     pub row: Vec<f32>,
     /// The digest that adapters name their base by.
@@ -88,7 +88,7 @@ impl FrozenBase {
         let seen = remembered.seen.into_inner();
         let seen = seen.unwrap_or_else(PoisonError::into_inner);
         Ok(Self {
-            model,
+            model: Arc::new(model),
             row,
             digest,
             variables,

@@ -7,16 +7,17 @@
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`interchange`]: PEFT's files, averages, differences.
+//! - [`asking`]: questions to a base through the serving engine; [`eval`]: answers judged, by [`metrics`].
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
+pub mod asking;
 pub mod augment;
 pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
 pub mod compare;
 pub mod data;
-pub mod decode;
 pub mod eval;
 pub mod folder;
 pub mod frozen;
@@ -24,6 +25,7 @@ pub mod interchange;
 pub mod learner;
 pub mod lesson;
 pub mod methods;
+pub mod metrics;
 pub mod model_card;
 pub mod opened;
 pub mod optimizer;

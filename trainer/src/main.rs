@@ -5,6 +5,7 @@
 
 mod commands;
 mod compare_commands;
+mod eval_commands;
 mod inspect_command;
 mod interchange_commands;
 mod method_options;
@@ -15,10 +16,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use norma::base::WeightType;
 use norma_trainer::data;
 use norma_trainer::folder::Storage;
-use norma_trainer::phantom::{Split, Task};
 
 use inspect_command::Inspect;
 use set_options::{MaybeSet, Set};
@@ -39,7 +38,9 @@ enum Command {
     /// Tunes a frozen base by a recipe: its norms, which makes an adapter file, or by another method.
     Tune(Box<Tune>),
     /// Measures a base, with an adapter or without, on held-out films or records.
-    Eval(Eval),
+    Eval(eval_commands::Eval),
+    /// Fits how sure an adapter says it is, and writes the adapter anew with it.
+    Calibrate(eval_commands::Calibrate),
     /// Tunes by several methods, learning rates, seeds and shares of the data, and writes one table.
     Compare(compare_commands::Compare),
     /// One run of a comparison, in a process of its own.
@@ -98,41 +99,6 @@ struct Tune {
     /// The adapter file to write.
     #[arg(long)]
     out: PathBuf,
-}
-
-#[derive(clap::Args)]
-struct Eval {
-    #[command(flatten)]
-    set: MaybeSet,
-    #[command(flatten)]
-    held: Held,
-    /// Which part of a real set, where no fold is named.
-    #[arg(long, default_value = "validation")]
-    part: Part,
-    /// The base's folder.
-    #[arg(long)]
-    base: PathBuf,
-    /// What the base's weights are held as, as `norma serve` has it.
-    #[arg(long, value_name = "TYPE", default_value_t = WeightType::F32)]
-    weights: WeightType,
-    /// An adapter file; without one the base itself is measured.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
-    /// What a method other than `layernorm` learnt, as `tune` wrote it.
-    #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
-    trained: Option<PathBuf>,
-    /// What is asked.
-    #[arg(long, value_parser = word::<Task>, default_value = "pretrain")]
-    task: Task,
-    /// Which films.
-    #[arg(long, value_parser = word::<Split>, default_value = "test")]
-    split: Split,
-    /// Seed of the films.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// How many films.
-    #[arg(long, default_value_t = 500)]
-    count: u64,
 }
 
 #[derive(clap::Args)]
@@ -219,10 +185,8 @@ fn main() -> ExitCode {
             None => commands::tune(&arguments),
             Some(set) => record_commands::tune(&arguments, &set),
         },
-        Command::Eval(arguments) => match arguments.set.get() {
-            None => commands::eval(&arguments),
-            Some(set) => record_commands::eval(&arguments, &set),
-        },
+        Command::Eval(arguments) => eval_commands::eval(&arguments),
+        Command::Calibrate(arguments) => eval_commands::calibrate(&arguments),
         Command::Compare(arguments) => compare_commands::compare(&arguments),
         Command::CompareJob(arguments) => compare_commands::job(&arguments),
         Command::Inspect(arguments) => inspect_command::inspect(&arguments),

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use norma_adapters::manifest::Task;
-use norma_trainer::adapter::{Card, Surroundings};
+use norma_trainer::adapter::Card;
+use norma_trainer::asking::{Asker, adapter_of};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
 use norma_trainer::data::{AnswerType, DataSet, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
-use norma_trainer::frozen::FrozenBase;
 use norma_trainer::lesson::Lesson;
 use norma_trainer::model_card;
 use norma_trainer::opened;
@@ -20,15 +21,14 @@ use norma_trainer::pretrain::learn;
 use norma_trainer::records::base::{RecordRecipe, config, processor_values, surroundings};
 use norma_trainer::records::by_image;
 use norma_trainer::records::curriculum::Rounds;
-use norma_trainer::records::eval::{Marks, answers};
+use norma_trainer::records::eval::marks;
 use norma_trainer::records::lesson::{Look, RecordTeacher};
 use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
-use norma_trainer::variables::NormVariables;
 use serde_json::json;
 
-use crate::commands::{bar, keep, measured, read_json, untouched, watched, write};
+use crate::commands::{bar, keep, read_json, untouched, watched, write};
 use crate::set_options::Set;
-use crate::{Eval, Held, Pretrain, Questions, Tune};
+use crate::{Held, Pretrain, Questions, Tune};
 
 /// Trains a base on a set's training part, writes it, reads it back, measures it on the validation
 /// part with the pictures and without.
@@ -65,10 +65,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
     );
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let held_out = fitting(source, &teacher, set.split(Split::Validation))?;
-    let marks =
-        [Look::Picture, Look::Blank].map(|look| marks(&base, &around, &base.row, &held_out, look));
-    let [seen, blank] = marks;
-    let (seen, blank) = (seen?, blank?);
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let seen = marks(&asker, None, &held_out, Look::Picture)?;
+    let blank = marks(&asker, None, &held_out, Look::Blank)?;
     println!("validation: {seen}\n     blank: {blank}");
     let card = model_card::text(&model_card::Facts {
         citation: &set.about.cited(),
@@ -142,9 +141,13 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
     let untouched = untouched(&arguments.base, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
-    let before = marks(untouched, &around, &base.row, &held_out, Look::Picture)?;
-    let measure = |look| marks(&base, &around, &tuned.row, &held_out, look);
-    let (after, blank) = (measure(Look::Picture)?, measure(Look::Blank)?);
+    let asker = Asker::of(untouched, &around, KvType::F32)?;
+    let before = marks(&asker, None, &held_out, Look::Picture)?;
+    let adapter = adapter_of(&base, &tuned.row)?;
+    let asker = Asker::of(&base, &around, KvType::F32)?;
+    let after = marks(&asker, Some(&adapter), &held_out, Look::Picture)?;
+    let blank = marks(&asker, Some(&adapter), &held_out, Look::Blank)?;
+    drop(asker);
     println!("before: {before}\n after: {after}\n blank: {blank}");
     let card = Card {
         task: task(&train),
@@ -165,22 +168,6 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     keep(arguments, (&base, &around), tuned.row, card)
 }
 
-/// Measures a base, with an adapter or without, with the pictures and without.
-pub fn eval(arguments: &Eval, source: &Set) -> Result<()> {
-    let (base, around, row) = measured(arguments)?;
-    let set = source.read_checked()?;
-    let records = arguments.held.of(&set, arguments.part.into())?;
-    let teacher = RecordTeacher::new(&around, *base.model.shape())?;
-    let records = fitting(source, &teacher, records)?;
-    for (name, look) in [("pictures", Look::Picture), ("blank", Look::Blank)] {
-        println!(
-            "{name:>8}: {}",
-            marks(&base, &around, &row, &records, look)?
-        );
-    }
-    Ok(())
-}
-
 /// Writes the held-out questions for a program that asks a server.
 pub fn list_questions(arguments: &Questions) -> Result<()> {
     let set = arguments.set.read_checked()?;
@@ -196,13 +183,13 @@ pub fn list_questions(arguments: &Questions) -> Result<()> {
 
 impl Held {
     /// The held-out fold, if one was named.
-    fn fold(&self) -> Result<Option<Fold>> {
+    pub(crate) fn fold(&self) -> Result<Option<Fold>> {
         let fold = |folds| Fold::new(folds, self.hold_out, self.fold_seed);
         Ok(self.folds.map(fold).transpose()?)
     }
 
     /// The held-out fold of the training part, or, with no fold named, another part.
-    fn of<'a>(&self, set: &'a DataSet, part: Split) -> Result<Vec<&'a Record>> {
+    pub(crate) fn of<'a>(&self, set: &'a DataSet, part: Split) -> Result<Vec<&'a Record>> {
         let records: Vec<&Record> = match self.fold()? {
             Some(fold) => fold.part(set.split(Split::Train)).1,
             None => set.split(part).collect(),
@@ -225,7 +212,7 @@ fn task(records: &[&Record]) -> Task {
 }
 
 /// The records that a base can take; the others are printed, or refused if the set may have none.
-fn fitting<'a>(
+pub(crate) fn fitting<'a>(
     set: &Set,
     teacher: &RecordTeacher,
     records: impl IntoIterator<Item = &'a Record>,
@@ -241,17 +228,4 @@ fn fitting<'a>(
     );
     ensure!(!fit.is_empty(), "no record fits the base");
     Ok(fit)
-}
-
-fn marks(
-    base: &FrozenBase,
-    around: &Surroundings,
-    row: &[f32],
-    records: &[&Record],
-    look: Look,
-) -> Result<Marks> {
-    let norms = NormVariables::new(base.model.sites(), row, None, base.model.device())?;
-    let teacher = RecordTeacher::new(around, *base.model.shape())?;
-    let answers = answers(&base.model, norms.bank(), &teacher, records, look)?;
-    Ok(Marks::new(records, &answers))
 }

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::statistics::Measure;
 use crate::adapter::Surroundings;
+use crate::asking::{Asker, adapter_of};
 use crate::data::folds::Fold;
 use crate::data::intake::Options;
 use crate::data::source::Source;
 use crate::data::{AnswerType, Record, Split as SetSplit, compare as same_form, images};
-use crate::eval;
+use crate::eval::phantom::answers as film_answers;
 use crate::frozen::FrozenBase;
 use crate::lesson::{Lesson, Teacher};
 use crate::phantom::metrics::{Depth, is_exact, report_counts};
@@ -23,7 +25,6 @@ use crate::phantom::{Example, Split, Task, dataset};
 use crate::records::by_image;
 use crate::records::eval::answers as record_answers;
 use crate::records::lesson::{Look, RecordTeacher};
-use crate::variables::NormVariables;
 
 /// What is learnt and measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,11 +148,16 @@ impl Opened<'_> {
     }
 
     /// Measures of a part; the first one is what tells most.
-    pub fn measure(&self, base: &FrozenBase, row: &[f32], part: Part) -> Result<Vec<Measure>> {
-        let model = &base.model;
-        let norms = NormVariables::new(model.sites(), row, None, model.device())?;
+    pub fn measure(
+        &self,
+        (base, around): (&FrozenBase, &Surroundings),
+        row: &[f32],
+        part: Part,
+    ) -> Result<Vec<Measure>> {
+        let asker = Asker::of(base, around, KvType::F32)?;
+        let adapter = Some(&adapter_of(base, row)?);
         match self {
-            Self::Phantom(task, teacher) => {
+            Self::Phantom(task, _) => {
                 let (split, count) = match part {
                     Part::Validation => (Split::Validation, task.validation),
                     Part::Test => (Split::Test, task.test),
@@ -159,7 +165,7 @@ impl Opened<'_> {
                 let films: Vec<Example> =
                     dataset::examples(task.task, split, task.data_seed, count)
                         .collect::<std::result::Result<_, _>>()?;
-                let answers = eval::answers(model, norms.bank(), teacher, &films)?;
+                let answers = film_answers(&asker, adapter, &films)?;
                 Ok(film_measures(&films, &answers))
             }
             Self::Records(task, records, teacher) => {
@@ -170,8 +176,8 @@ impl Opened<'_> {
                     Part::Test => task.test,
                 };
                 let (records, _) = teacher.fitting(task.held(records, held)?);
-                let answers =
-                    record_answers(model, norms.bank(), teacher, &records, Look::Picture)?;
+                let said = record_answers(&asker, adapter, &records, Look::Picture)?;
+                let answers: Vec<String> = said.into_iter().map(|one| one.text).collect();
                 Ok(record_measures(&records, &answers))
             }
         }

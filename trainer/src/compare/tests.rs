@@ -202,7 +202,7 @@ fn a_real_set_is_compared_on_folds_that_nothing_learnt_from() {
     let (opened, around) = crate::opened::to_train(&base, None).unwrap();
     let task = grid.task.open(&around, &opened).unwrap();
     let validation = task
-        .measure(&opened, &opened.row, Part::Validation)
+        .measure((&opened, &around), &opened.row, Part::Validation)
         .unwrap();
     let learnt = task.lessons(1.0).unwrap().len();
     assert_eq!(tested + validation[0].units.len() + learnt, 16);

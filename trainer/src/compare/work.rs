@@ -61,7 +61,7 @@ impl Workplace {
         };
         let bytes = trained::write(&base, &tuned.row, &header)?;
         put(&self.file(key), &bytes)?;
-        let measures = task.measure(&base, &tuned.row, Part::Validation)?;
+        let measures = task.measure((&base, &around), &tuned.row, Part::Validation)?;
         let chosen = primary(&measures, job.primary.as_deref());
         let chosen = chosen.with_context(|| no_measure(job.primary.as_deref()))?;
         Ok(Trained {
@@ -89,7 +89,7 @@ impl Workplace {
         };
         let of = |task: &TaskSpec| -> Result<Vec<Measure>> {
             let task = task.open(&around, &base)?;
-            task.measure(&base, &row, Part::Test)
+            task.measure((&base, &around), &row, Part::Test)
         };
         let perhaps = |task: &Option<TaskSpec>| task.as_ref().map_or(Ok(Vec::new()), of);
         Ok(Measured {

@@ -2,7 +2,9 @@
 //! step with the answers of the one before.
 
 use norma::base::{Base, OpenOptions};
+use norma::engine::RequestAdapter;
 use norma::model::MedVlm;
+use norma::model::kv_cache::KvType;
 use norma::preprocess::{
     ChatPrompt, ClipPreprocess, ContentPart, Message, PromptToken, TextTokenizer,
 };
@@ -11,8 +13,8 @@ use norma_adapters::{Scope, format};
 use serde_json::{Value, json};
 
 use crate::adapter::{Card, Surroundings, write};
-use crate::batch::pack;
-use crate::decode::{Limits, greedy};
+use crate::asking::{Asker, Said, adapter_of};
+use crate::batch::{Dialogue, pack};
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::learner::answer_loss;
@@ -20,7 +22,6 @@ use crate::lesson::{Lesson, Teacher, pixels};
 use crate::methods::Method;
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::phantom::draw::SIDE;
-use crate::phantom::tokenizer::EOS;
 use crate::phantom::turns::Mix;
 use crate::phantom::{Example, Split, Task};
 use crate::phantom_base::Sizes;
@@ -181,44 +182,67 @@ fn the_written_folder_answers_as_the_trained_model_does() {
     );
 }
 
+/// What the engine answers to the lessons' questions, `answers[lesson][turn]`.
+fn ask(asker: &Asker, adapter: Option<&RequestAdapter>, examples: &[Example]) -> Vec<Vec<Said>> {
+    let questions = examples.iter().flat_map(|example| {
+        let image = asker.image(&example.film().to_rgb()).unwrap();
+        let turns = example.turns.iter();
+        turns.map(move |turn| asker.question(vec![image.clone()], &turn.question, 6))
+    });
+    let mut said = asker.answers(adapter, questions).unwrap().into_iter();
+    let of_one = |example: &Example| said.by_ref().take(example.turns.len()).collect();
+    examples.iter().map(of_one).collect()
+}
+
 #[test]
-fn cached_greedy_answers_are_those_of_whole_sequences() {
+fn the_engines_answers_are_those_of_whole_sequences() {
     let (trained, _) = run();
-    let (model, bank) = (&trained.model, trained.norms.bank());
-    let lessons = lessons(Task::Pretrain, 3);
+    let folder = tempfile::tempdir().unwrap();
+    let beside = Beside::phantom().unwrap();
+    folder::write(&trained, beside, Storage::Float32, folder.path()).unwrap();
+    let (base, around) = open(folder.path());
+    // Values that no base has: what is asked must be answered with the adapter's.
+    let mut row = base.row.clone();
+    for (index, value) in row.iter_mut().enumerate() {
+        *value += 0.3 * (index as f32 * 0.7).sin();
+    }
+    let asker = Asker::of(&base, &around, KvType::F32).unwrap();
+    let adapter = adapter_of(&base, &row).unwrap();
+    let examples: Vec<Example> = (0..3)
+        .map(|index| Example::new(Task::Pretrain, Split::Train, 9, index).unwrap())
+        .collect();
+    let answers = ask(&asker, Some(&adapter), &examples);
+    let without = ask(&asker, None, &examples);
+    assert_ne!(answers, without);
+
+    let (model, lessons) = (&base.model, lessons(Task::Pretrain, 3));
+    let norms = NormVariables::new(model.sites(), &row, None, model.device()).unwrap();
     let pixels = pixels(lessons.iter(), SIDE, model.device()).unwrap();
-    let features = model.encode_images(&pixels, &[0; 3], bank).unwrap();
-    let dialogues: Vec<_> = lessons.iter().map(|lesson| &lesson.dialogue).collect();
-    let limits = Limits {
-        max_tokens: 6,
-        end: &[EOS],
-    };
-    let answers = greedy(model, bank, &dialogues, Some(&features), limits).unwrap();
-    let mut said = lessons
-        .iter()
-        .map(|lesson| lesson.dialogue.clone())
-        .collect::<Vec<_>>();
+    let features = model.encode_images(&pixels, &[0; 3], norms.bank()).unwrap();
+    let mut said: Vec<Dialogue> = lessons.iter().map(|one| one.dialogue.clone()).collect();
     for (dialogue, answers) in said.iter_mut().zip(&answers) {
         for (branch, answer) in dialogue.branches.iter_mut().zip(answers) {
             assert!(!answer.tokens.is_empty() && answer.tokens.len() <= 6);
-            branch.answer = answer.tokens.clone();
+            branch.answer.clone_from(&answer.tokens);
         }
     }
-    // Fed back as whole sequences, every token is the best one, with the same two best logits.
+    // Fed back as whole sequences, every token is the best one, with the same best logits.
     let mut packed = pack(&said);
     packed.step.image_features = Some(features);
-    let logits = model
-        .forward(&packed.step, bank, None)
-        .unwrap()
-        .to_vec2::<f32>()
-        .unwrap();
-    let tops = answers.iter().flatten().flat_map(|answer| &answer.top);
-    assert_eq!(tops.clone().count(), logits.len());
+    let logits = model.forward(&packed.step, norms.bank(), None).unwrap();
+    let logits = logits.to_vec2::<f32>().unwrap();
+    let tops: Vec<_> = answers
+        .iter()
+        .flatten()
+        .flat_map(|answer| &answer.top)
+        .collect();
+    assert_eq!(tops.len(), logits.len());
     for ((row, target), top) in logits.iter().zip(&packed.targets).zip(tops) {
         let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         assert!((row[*target as usize] - best).abs() < 1e-4);
-        for (token, logit) in top {
-            assert!((row[*token as usize] - logit).abs() < 1e-4);
+        assert_eq!(top.len(), norma::confidence::TOP_TOKENS);
+        for one in top {
+            assert!((row[one.token as usize] - one.logit).abs() < 1e-4);
         }
     }
 }

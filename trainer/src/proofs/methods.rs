@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use norma::base::{Base, OpenOptions};
 use norma::model::MedVlm;
+use norma::model::kv_cache::{KvCache, KvType};
+use norma::model::ops::attention::Segment;
+use norma::model::step::Step;
 use norma_adapters::Scope;
 use serde::Deserialize;
 
 use super::lntuning::{expected as lntuning, golden, lessons, relative};
 use crate::batch::pack;
-use crate::decode::{Limits, greedy};
 use crate::frozen::FrozenBase;
 use crate::lesson::{Lesson, pixels};
 use crate::methods::{Choice, LayerNorm, Lora, Method, NormValues, Prefix};
@@ -195,33 +197,41 @@ fn cached_answers_of_every_method_are_those_of_whole_sequences() {
     }
 }
 
+/// The rows of each lesson's first question, all at once and through a cache: the prompt, then row by row.
 fn answers_agree(base: &FrozenBase, tuner: &Tuner, lessons: &[Lesson]) {
     let (model, bank) = (&base.model, tuner.norms().bank());
-    let pixels = pixels(lessons.iter(), model.shape().image_size, model.device()).unwrap();
-    let slots = vec![0; lessons.len()];
-    let features = model.encode_images(&pixels, &slots, bank).unwrap();
-    let dialogues: Vec<_> = lessons.iter().map(|lesson| &lesson.dialogue).collect();
-    let limits = Limits {
-        max_tokens: 5,
-        end: &[],
-    };
-    let answers = greedy(model, bank, &dialogues, Some(&features), limits).unwrap();
-    let mut said: Vec<_> = dialogues.into_iter().cloned().collect();
-    for (dialogue, answers) in said.iter_mut().zip(&answers) {
-        for (branch, answer) in dialogue.branches.iter_mut().zip(answers) {
-            branch.answer = answer.tokens.clone();
+    for lesson in lessons {
+        let one = std::iter::once(lesson);
+        let pixels = pixels(one, model.shape().image_size, model.device()).unwrap();
+        let features = model.encode_images(&pixels, &[0], bank).unwrap();
+        let dialogue = lesson.dialogue.separate().remove(0);
+        let answer = dialogue.branches[0].answer.len();
+        let mut whole = pack([&dialogue]).step;
+        whole.image_features = Some(features.clone());
+        let rows = whole.inputs.len();
+        whole.logits_rows = (0..rows as u32).collect();
+        let want = model.forward(&whole, bank, None).unwrap();
+        let cache = KvCache::new(model.shape(), rows, KvType::F32, model.device()).unwrap();
+        let prompt = rows - answer;
+        let mut got = Vec::new();
+        for range in std::iter::once(0..prompt).chain((prompt..rows).map(|row| row..row + 1)) {
+            let step = Step {
+                inputs: whole.inputs[range.clone()].to_vec(),
+                positions: whole.positions[range.clone()].to_vec(),
+                slots: vec![0; range.len()],
+                segments: vec![Segment {
+                    rows: 0..range.len(),
+                    keys: vec![0..range.end],
+                }],
+                cache_rows: Some(range.clone().map(|row| row as u32).collect()),
+                image_features: (range.start == 0).then(|| features.clone()),
+                logits_rows: (0..range.len() as u32).collect(),
+            };
+            got.push(model.forward(&step, bank, Some(&cache)).unwrap());
         }
-    }
-    let mut packed = pack(&said);
-    packed.step.image_features = Some(features);
-    let logits = model.forward(&packed.step, bank, None).unwrap();
-    let logits = logits.to_vec2::<f32>().unwrap();
-    let tops: Vec<_> = answers.iter().flatten().flat_map(|one| &one.top).collect();
-    assert_eq!(tops.len(), logits.len());
-    for (row, top) in logits.iter().zip(tops) {
-        for (token, logit) in top {
-            assert!((row[*token as usize] - logit).abs() < 1e-4);
-        }
+        let got = Tensor::cat(&got, 0).unwrap();
+        let off = (got - want).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(off.to_scalar::<f32>().unwrap() < 1e-4);
     }
 }
 

@@ -1,25 +1,20 @@
-//! A model's answers to records, and how many are right. In: a model with its norm values, records it
-//! has not seen. Out: answers, and exact match with 95 % intervals. It must not know how the values were
-//! found.
+//! A model's answers to records, and how many are right. In: an asker, an adapter or none, records it has
+//! not seen. Out: answers, and exact match with 95 % intervals. It must not know how the adapter's values
+//! were found.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
-use norma::model::MedVlm;
-use norma::model::bank::NormBank;
+use norma::engine::{RequestAdapter, RequestImage};
 use serde::Serialize;
 
-use super::by_image;
-use super::lesson::{Look, RecordTeacher};
-use crate::data::{AnswerType, Record, compare};
-use crate::decode::Limits;
-use crate::eval::answer;
+use super::lesson::Look;
+use crate::asking::{Asker, Said};
+use crate::data::{AnswerType, Image, Record, compare};
+use crate::eval::{Item, Kind, ask};
 use crate::phantom::score::{Score, share};
-
-/// Images that are answered together.
-const TOGETHER: usize = 16;
-/// An answer of exact match is short.
-const MAX_TOKENS: usize = 48;
+use crate::pictures;
 
 /// Exact match, case, blanks and a final full stop aside.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -75,34 +70,63 @@ impl fmt::Display for Marks {
     }
 }
 
-/// The model's answers, one a record, in the records' order.
+/// A record as something to be judged.
+pub fn item(record: &Record) -> Item {
+    Item {
+        id: record.id.clone(),
+        group: record.group.clone(),
+        kind: match record.answer_type {
+            AnswerType::Closed => Kind::Closed,
+            AnswerType::Open => Kind::Open,
+            AnswerType::Report => Kind::Report,
+        },
+        question: record.question.clone(),
+        reference: record.answer.clone(),
+    }
+}
+
+/// What was said about records, one answer each, in the records' order.
 pub fn answers(
-    model: &dyn MedVlm,
-    bank: &NormBank,
-    teacher: &RecordTeacher,
+    asker: &Asker,
+    adapter: Option<&RequestAdapter>,
     records: &[&Record],
     look: Look,
-) -> Result<Vec<String>> {
-    let limits = Limits {
-        max_tokens: MAX_TOKENS,
-        end: teacher.ends(),
-    };
-    let places: Vec<(usize, &Record)> = records.iter().copied().enumerate().collect();
-    let mut texts = vec![String::new(); records.len()];
-    let gathered = by_image(records.iter().copied());
-    for chunk in gathered.chunks(TOGETHER) {
-        let lessons = chunk
-            .iter()
-            .map(|(image, records)| teacher.lesson(image, records, look))
-            .collect::<Result<Vec<_>>>()?;
-        for ((image, _), answers) in chunk.iter().zip(answer(model, bank, &lessons, limits)?) {
-            let own = places.iter().filter(|(_, record)| record.shown() == *image);
-            for ((place, _), answer) in own.zip(answers) {
-                texts[*place] = teacher.text(&answer.tokens)?;
-            }
-        }
+) -> Result<Vec<Said>> {
+    let items: Vec<Item> = records.iter().map(|record| item(record)).collect();
+    let mut numbers: HashMap<&Image, usize> = HashMap::new();
+    let mut images: Vec<&Image> = Vec::new();
+    let pictures: Vec<usize> = records
+        .iter()
+        .map(|record| {
+            let image = record.shown();
+            *numbers.entry(image).or_insert_with(|| {
+                images.push(image);
+                images.len() - 1
+            })
+        })
+        .collect();
+    ask(asker, adapter, &items, &pictures, |at| {
+        Ok(vec![shown(asker, images[at], look)?])
+    })
+}
+
+fn shown(asker: &Asker, image: &Image, look: Look) -> Result<RequestImage> {
+    match look {
+        Look::Picture => asker.image(&pictures::read(image)?),
+        Look::Blank => asker.blank(),
     }
-    Ok(texts)
+}
+
+/// Asks and counts.
+pub fn marks(
+    asker: &Asker,
+    adapter: Option<&RequestAdapter>,
+    records: &[&Record],
+    look: Look,
+) -> Result<Marks> {
+    let said = answers(asker, adapter, records, look)?;
+    let texts: Vec<String> = said.into_iter().map(|one| one.text).collect();
+    Ok(Marks::new(records, &texts))
 }
 
 #[cfg(test)]

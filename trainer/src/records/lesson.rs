@@ -91,16 +91,6 @@ impl<'a> RecordTeacher<'a> {
         })
     }
 
-    /// The text of an answer's tokens.
-    pub fn text(&self, tokens: &[u32]) -> Result<String> {
-        Ok(self.around.tokenizer.decode(tokens)?)
-    }
-
-    /// Tokens that end an answer.
-    pub fn ends(&self) -> &[u32] {
-        self.around.tokenizer.eos_ids()
-    }
-
     /// Prompt, answer and end, and where the answer starts.
     fn sequence(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
         let Surroundings {

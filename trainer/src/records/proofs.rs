@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use norma::base::{Base, OpenOptions};
+use norma::model::kv_cache::KvType;
 use norma::model::{MedVlm, ModelShape};
 use norma::preprocess::{ChatPrompt, ClipPreprocess, TextTokenizer};
 use norma_adapters::Scope;
@@ -14,9 +15,10 @@ use tempfile::TempDir;
 use super::base::{RecordRecipe, RecordSizes, config, processor_values, surroundings};
 use super::by_image;
 use super::curriculum::Rounds;
-use super::eval::{Marks, answers};
+use super::eval::{self, Marks};
 use super::lesson::{Look, RecordTeacher};
 use crate::adapter::Surroundings;
+use crate::asking::{Asker, adapter_of};
 use crate::augment::Variation;
 use crate::bpe;
 use crate::data::imitation::record;
@@ -30,7 +32,6 @@ use crate::methods::Method;
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::pretrain::{Curriculum, Pretrained, learn};
 use crate::tune::{TuneRecipe, tune};
-use crate::variables::NormVariables;
 
 pub(crate) fn recipe(steps: usize) -> RecordRecipe {
     RecordRecipe {
@@ -148,10 +149,9 @@ fn marks(
     records: &[&Record],
     look: Look,
 ) -> Marks {
-    let norms = NormVariables::new(base.model.sites(), row, None, base.model.device()).unwrap();
-    let teacher = RecordTeacher::new(around, *base.model.shape()).unwrap();
-    let answers = answers(&base.model, norms.bank(), &teacher, records, look).unwrap();
-    Marks::new(records, &answers)
+    let asker = Asker::of(base, around, KvType::F32).unwrap();
+    let adapter = adapter_of(base, row).unwrap();
+    eval::marks(&asker, Some(&adapter), records, look).unwrap()
 }
 
 #[test]
