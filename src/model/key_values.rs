@@ -66,7 +66,7 @@ pub fn cache_of(
 ) -> Result<Box<dyn KeyValues>> {
     let (shape, device) = (model.shape(), model.device());
     Ok(if device.is_cpu() {
-        Box::new(KvCache::new(shape, capacity, kv_type, device)?)
+        Box::new(KvCache::new(shape, capacity, kv_type)?)
     } else {
         Box::new(PagedCache::new(shape, capacity, kv_type, device)?)
     })

@@ -68,7 +68,7 @@ impl KvType {
     }
 }
 
-/// Arenas of `capacity` rows for every decoder layer.
+/// Arenas of `capacity` rows for every decoder layer, in the CPU's memory.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<(Tensor, Tensor)>,
@@ -76,15 +76,9 @@ pub struct KvCache {
 
 impl KvCache {
     /// Memory: `capacity` times [`token_bytes`].
-    pub fn new(
-        shape: &ModelShape,
-        capacity: usize,
-        kv_type: KvType,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(shape: &ModelShape, capacity: usize, kv_type: KvType) -> Result<Self> {
         let size = (capacity, shape.kv_width);
         let arena = || match kv_type {
-            _ if !device.is_cpu() => Tensor::zeros(size, kv_type.dtype(), device),
             KvType::F32 => zeros::<f32>(size),
             KvType::Bf16 => zeros::<bf16>(size),
         };
@@ -135,24 +129,7 @@ fn write_rows(arena: &Tensor, rows: &Tensor, into: &[u32]) -> Result<()> {
         );
     }
     let rows = rows.contiguous()?;
-    if arena.device().is_cpu() {
-        return arena.inplace_op2(&rows, &Scatter { into });
-    }
-    // Elsewhere: one copy for every run of neighbouring rows.
-    let mut first = 0;
-    while first < into.len() {
-        let run = (first..into.len())
-            .take_while(|i| into[*i] as usize == into[first] as usize + (i - first))
-            .count();
-        let run_of_rows = rows.narrow(0, first, run)?;
-        arena.slice_set(
-            &run_of_rows.to_dtype(arena.dtype())?.contiguous()?,
-            0,
-            into[first] as usize,
-        )?;
-        first += run;
-    }
-    Ok(())
+    arena.inplace_op2(&rows, &Scatter { into })
 }
 
 struct Scatter<'a> {

@@ -108,7 +108,7 @@ fn together(
         .map(|sequence| sequence.inputs(shape.image_tokens))
         .collect();
     let capacity = inputs.iter().map(Vec::len).sum();
-    let cache = KvCache::new(&shape, capacity, kv_type, &Device::Cpu).unwrap();
+    let cache = KvCache::new(&shape, capacity, kv_type).unwrap();
     let firsts: Vec<usize> = inputs
         .iter()
         .scan(0, |next, inputs| {

@@ -94,7 +94,7 @@ fn step_of(segments: &[Segment]) -> Step {
 /// The largest difference between the two caches' results.
 fn difference(heads: Heads, window: Option<usize>, kv_type: KvType) -> f32 {
     let (shape, device) = (shape(heads.n_kv_heads, heads.head_dim), test_device());
-    let rows = KvCache::new(&shape, ROWS, KvType::F32, &Device::Cpu).unwrap();
+    let rows = KvCache::new(&shape, ROWS, KvType::F32).unwrap();
     let pages = PagedCache::new(&shape, ROWS, kv_type, device).unwrap();
     let mut largest = 0f32;
     for (seed, segments) in steps().iter().enumerate() {

@@ -3,7 +3,7 @@
 //! Expected numbers: `tests/golden/make_llava.py`. Logits agree within 1e-4; where float32 in the
 //! reference is itself further than 3e-5 from float64, see `tests/golden/README.md`.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use norma::base::Base;
 use norma::model::MedVlm;
 use norma::model::kv_cache::{KvCache, KvType};
@@ -67,7 +67,7 @@ fn generate(
     let shape = model.shape();
     let total = inputs.len() + n_tokens;
     let capacity = 2 * total;
-    let cache = KvCache::new(shape, capacity, KvType::F32, &Device::Cpu).unwrap();
+    let cache = KvCache::new(shape, capacity, KvType::F32).unwrap();
     let half = total / 2;
     let row_of = |position: usize| {
         if position < half {

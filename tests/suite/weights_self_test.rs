@@ -93,7 +93,7 @@ impl Phantom {
         let cache: Box<dyn KeyValues> = if model.kernels() == Kernels::Composed {
             Box::new(pages(model, capacity, kv_type))
         } else {
-            Box::new(KvCache::new(&shape, capacity, kv_type, &Device::Cpu).unwrap())
+            Box::new(KvCache::new(&shape, capacity, kv_type).unwrap())
         };
         let mut first = 0;
         for (index, expected) in test.tokens.iter().enumerate() {
@@ -207,7 +207,7 @@ fn probe_logits(
     let features = model.encode_images(&pixels, &[0], &bank).unwrap();
     let inputs = phantom.inputs(prompt, shape.image_tokens);
     let rows = inputs.len();
-    let cache = KvCache::new(&shape, rows, kv_type, &Device::Cpu).unwrap();
+    let cache = KvCache::new(&shape, rows, kv_type).unwrap();
     let step = Step {
         logits_rows: (0..rows as u32).collect(),
         ..next_step(&inputs, 0, features)

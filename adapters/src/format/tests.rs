@@ -155,7 +155,7 @@ fn offset_gains_are_stored_as_the_checkpoint_has_them() {
         .unwrap();
     let range = table().range(3).gain;
     let want: Vec<f32> = base_row()[range].iter().map(|gain| gain - 1.0).collect();
-    assert_eq!(to_f32(&tensor).unwrap(), want);
+    assert_eq!(widened(&tensor).unwrap(), want);
 }
 
 #[test]

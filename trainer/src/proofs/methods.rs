@@ -211,7 +211,7 @@ fn answers_agree(base: &FrozenBase, tuner: &Tuner, lessons: &[Lesson]) {
         let rows = whole.inputs.len();
         whole.logits_rows = (0..rows as u32).collect();
         let want = model.forward(&whole, bank, None).unwrap();
-        let cache = KvCache::new(model.shape(), rows, KvType::F32, model.device()).unwrap();
+        let cache = KvCache::new(model.shape(), rows, KvType::F32).unwrap();
         let prompt = rows - answer;
         let mut got = Vec::new();
         for range in std::iter::once(0..prompt).chain((prompt..rows).map(|row| row..row + 1)) {
