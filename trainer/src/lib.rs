@@ -7,6 +7,7 @@
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`interchange`]: PEFT's files, averages, differences.
+//! - [`step_bench`]: what a step of tuning takes; [`peak`]: the most memory so far.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
@@ -28,6 +29,7 @@ pub mod model_card;
 pub mod opened;
 pub mod optimizer;
 pub mod order;
+pub mod peak;
 pub mod phantom;
 pub mod phantom_base;
 pub mod pictures;
@@ -36,6 +38,7 @@ pub mod recipe;
 pub mod records;
 pub mod showcase;
 pub mod small_llava;
+pub mod step_bench;
 pub mod tune;
 pub mod variables;
 

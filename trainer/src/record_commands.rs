@@ -102,7 +102,11 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         train.len(),
         held_out.len()
     );
-    let (base, around) = opened::to_train(&arguments.base, Some(&recipe.choice()))?;
+    let (base, around) = opened::to_train_as(
+        &arguments.base,
+        arguments.weights,
+        Some(&recipe.choice()),
+    )?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let train = fitting(source, &teacher, train)?;
     let held_out = fitting(source, &teacher, held_out)?;
@@ -140,7 +144,7 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let (moved, trained) = tuned.moved;
     let seconds = start.elapsed().as_secs_f64();
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let untouched = untouched(&arguments.base, &base)?;
+    let untouched = untouched(arguments, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
     let before = marks(untouched, &around, &base.row, &held_out, Look::Picture)?;
     let measure = |look| marks(&base, &around, &tuned.row, &held_out, look);

@@ -68,6 +68,7 @@ pub struct Tuner<'a> {
     /// Of the variables before the first step.
     start: Vec<Digest>,
     shards: Shards,
+    checkpoint_layers: bool,
 }
 
 /// What a shard works on.
@@ -126,7 +127,14 @@ impl<'a> Tuner<'a> {
             variables,
             start,
             shards: Shards::new(shards)?,
+            checkpoint_layers: false,
         })
+    }
+
+    /// Whether only the inputs of layers are kept for the way back, and the rest is computed again: less
+    /// memory for more time, the same gradients to the bit.
+    pub fn checkpoint_layers(&mut self, yes: bool) {
+        self.checkpoint_layers = yes;
     }
 
     /// Values that learn.
