@@ -2,7 +2,7 @@
 //! them. It runs the model of the crate `norma`, the same forward as the server.
 //!
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
-//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values;
+//!   [`learner`]: a batch's loss and gradients; [`staged`]: layer by layer; [`optimizer`]: gradients to new values;
 //!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
@@ -38,6 +38,7 @@ pub mod recipe;
 pub mod records;
 pub mod showcase;
 pub mod small_llava;
+pub mod staged;
 pub mod step_bench;
 pub mod tune;
 pub mod variables;

@@ -102,11 +102,8 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         train.len(),
         held_out.len()
     );
-    let (base, around) = opened::to_train_as(
-        &arguments.base,
-        arguments.weights,
-        Some(&recipe.choice()),
-    )?;
+    let (base, around) =
+        opened::to_train_as(&arguments.base, arguments.weights, Some(&recipe.choice()))?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let train = fitting(source, &teacher, train)?;
     let held_out = fitting(source, &teacher, held_out)?;

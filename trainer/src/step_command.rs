@@ -84,8 +84,7 @@ pub fn step(arguments: &Step) -> Result<()> {
         scope: arguments.scope,
         seed: arguments.seed,
     };
-    let base =
-        opened::without_surroundings(&arguments.base, arguments.weights, Some(&choice))?;
+    let base = opened::without_surroundings(&arguments.base, arguments.weights, Some(&choice))?;
     let shape = base.model.shape();
     let lessons = match (&arguments.examples, arguments.image_token) {
         (Some(file), Some(image_token)) => read(file, image_token, shape)?,
@@ -154,7 +153,10 @@ fn read(file: &Path, image_token: u32, shape: &ModelShape) -> Result<Vec<Lesson>
             bytes.len()
         );
         Ok(Lesson {
-            pixels: values.iter().map(|value| f32::from_le_bytes(*value)).collect(),
+            pixels: values
+                .iter()
+                .map(|value| f32::from_le_bytes(*value))
+                .collect(),
             dialogue: Dialogue::from_sequences(&example.sequences, image_token)?,
         })
     };
