@@ -111,10 +111,10 @@ impl FrozenBase {
         for (name, tensor) in &self.seen.tensors {
             hasher.update(name.as_bytes());
             // Some rows at a time: a table may be narrower than f32, and large.
-            let rows = tensor.flatten_from(1.min(tensor.rank()))?;
-            let rows = rows.reshape((rows.dim(0)?, ()))?;
-            for first in (0..rows.dim(0)?).step_by(ROWS_AT_ONCE) {
-                let n = ROWS_AT_ONCE.min(rows.dim(0)? - first);
+            let n_rows = tensor.dims().first().copied().unwrap_or(1);
+            let rows = tensor.reshape((n_rows, tensor.elem_count() / n_rows.max(1)))?;
+            for first in (0..n_rows).step_by(ROWS_AT_ONCE) {
+                let n = ROWS_AT_ONCE.min(n_rows - first);
                 let values = rows.narrow(0, first, n)?.to_dtype(DType::F32)?;
                 let values = values.flatten_all()?.to_vec1::<f32>()?;
                 hasher.update(&Digest::of_f32(&values).0);
