@@ -87,7 +87,7 @@ impl Run {
         let size = model.shape().image_size;
         let pixels = pixels(lessons.iter(), size, model.device()).unwrap();
         let packed = pack(lessons.iter().map(|lesson| &lesson.dialogue));
-        let loss = |_: &()| {
+        let loss = |(): &()| {
             let bank = self.norms.bank();
             let features = model.encode_images(&pixels, &vec![0; lessons.len()], bank)?;
             answer_loss(model, bank, &packed, Some(features))
