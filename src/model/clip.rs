@@ -103,13 +103,42 @@ impl VisionTower {
     /// Embeds the images: the layers are still to come. Arguments as for [`Self::forward`].
     pub fn begin(&self, pixels: &Tensor, context: NormContext) -> Result<TowerPass> {
         let (n_images, _, _, _) = pixels.dims4()?;
-        let rows = self.config.n_patches() + 1;
-        let x = self.embed(pixels)?;
         Ok(TowerPass {
             n_images,
-            layout: AttentionLayout::blocks(n_images, rows)?,
-            states: vec![self.pre_layrnorm.normalise(&x, context)?],
+            layout: self.layout(n_images)?,
+            states: vec![self.first(pixels, context)?],
         })
+    }
+
+    /// Which rows of `n` images see each other.
+    pub fn layout(&self, n: usize) -> Result<AttentionLayout> {
+        AttentionLayout::blocks(n, self.config.n_patches() + 1)
+    }
+
+    /// The stream before the first layer, `[n * rows, width]`. Arguments as for [`Self::forward`].
+    pub fn first(&self, pixels: &Tensor, context: NormContext) -> Result<Tensor> {
+        self.pre_layrnorm.normalise(&self.embed(pixels)?, context)
+    }
+
+    /// The number of layers up to the last selected one.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// One layer: the stream before it and after it.
+    pub fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        layout: &AttentionLayout,
+        context: NormContext,
+    ) -> Result<Tensor> {
+        self.layers[index].forward(x, layout, context)
+    }
+
+    /// Which states are read, counted from the one before the first layer.
+    pub fn selection(&self) -> &[usize] {
+        &self.config.feature_layers
     }
 
     /// At most so many layers more; whether all are done.
@@ -133,11 +162,18 @@ impl VisionTower {
 
     /// The selected hidden states, once all layers are done.
     pub fn selected(&self, pass: &TowerPass) -> Result<Tensor> {
-        let selected: Vec<Tensor> = self
-            .config
-            .feature_layers
-            .iter()
-            .map(|layer| self.select_rows(&pass.states[*layer], pass.n_images))
+        let states = self.selection().iter().map(|layer| &pass.states[*layer]);
+        self.join(states, pass.n_images)
+    }
+
+    /// The wanted rows of the states in [`Self::selection`], side by side.
+    pub fn join<'a>(
+        &self,
+        states: impl Iterator<Item = &'a Tensor>,
+        n_images: usize,
+    ) -> Result<Tensor> {
+        let selected: Vec<Tensor> = states
+            .map(|state| self.select_rows(state, n_images))
             .collect::<Result<_>>()?;
         match selected.as_slice() {
             [single] => Ok(single.clone()),

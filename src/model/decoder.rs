@@ -2,6 +2,8 @@
 //!
 //! Reference: `LlamaForCausalLM` and `MistralForCausalLM` of transformers 5.23.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Result, Tensor};
 
 use super::bank::NormBank;
@@ -12,7 +14,7 @@ use super::norm_site::{NormContext, NormSite, SiteList, language_rms_norm};
 use super::ops::activation::{Activation, gated};
 use super::ops::attention::Heads;
 use super::ops::rope::{RopeTable, rope};
-use super::ops::{Kernels, add_branch};
+use super::ops::{Kernels, RowIndex, add_branch};
 use super::parameters::{ParameterError, Parameters};
 use super::prefix::Prefix;
 use super::step::{RowInput, Step, StepTensors};
@@ -33,6 +35,13 @@ pub struct Decoder {
     heads: Heads,
     kernels: Kernels,
     activations: DType,
+}
+
+/// A step as the layers see it.
+#[derive(Debug)]
+pub struct ReadyStep<'a> {
+    step: Cow<'a, Step>,
+    tensors: StepTensors,
 }
 
 #[derive(Clone, Debug)]
@@ -120,46 +129,88 @@ impl Decoder {
         bank: &NormBank,
         cache: Option<&dyn KeyValues>,
     ) -> Result<Tensor> {
-        let moved = self.prefix.as_ref().map(|prefix| prefix.behind(step));
-        let step = moved.as_ref().unwrap_or(step);
+        let ready = self.prepare(step, bank)?;
+        let mut x = self.embed(&ready, step.image_features.as_ref())?;
+        let attention = self.attention(&ready, cache)?;
+        let context = self.context(bank, &ready.tensors.slots);
+        for layer in &self.layers {
+            x = layer.forward(&x, (&ready.tensors, &*attention), &self.rope, context)?;
+        }
+        self.head(&x, &ready, bank)
+    }
+
+    /// What all layers need of a step.
+    pub fn prepare<'a>(&self, step: &'a Step, bank: &NormBank) -> Result<ReadyStep<'a>> {
+        let step = match &self.prefix {
+            Some(prefix) => Cow::Owned(prefix.behind(step)),
+            None => Cow::Borrowed(step),
+        };
         let tensors = step.tensors(
             self.config.sliding_window,
             bank.n_slots(),
             self.embed_tokens.device(),
         )?;
-        let context = NormContext {
-            bank,
-            slots: &tensors.slots,
-            kernels: self.kernels,
-            activations: self.activations,
-        };
-        let mut x = self.embed(step)?;
-        let of = StepOfHeads {
-            step,
-            layout: &tensors.layout,
-            heads: self.heads,
-            kernels: self.kernels,
-        };
-        let attention = match &self.prefix {
-            Some(prefix) => prefix.begin(of, cache)?,
-            None => key_values::begin(of, cache)?,
-        };
-        for layer in &self.layers {
-            x = layer.forward(&x, (&tensors, &*attention), &self.rope, context)?;
+        Ok(ReadyStep { step, tensors })
+    }
+
+    /// The number of layers.
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// One layer of a step without a cache: the stream, `[rows, hidden]`, before it and after it.
+    pub fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        ready: &ReadyStep,
+        bank: &NormBank,
+    ) -> Result<Tensor> {
+        let attention = self.attention(ready, None)?;
+        let context = self.context(bank, &ready.tensors.slots);
+        self.layers[index].forward(x, (&ready.tensors, &*attention), &self.rope, context)
+    }
+
+    /// Logits of the wanted rows, from the stream behind the last layer.
+    pub fn head(&self, x: &Tensor, ready: &ReadyStep, bank: &NormBank) -> Result<Tensor> {
+        let mut x = x.clone();
+        if !ready.step.wants_all_logits() {
+            x = x.index_select(ready.tensors.logits_rows.device(), 0)?; // [wanted, hidden]
         }
-        if !step.wants_all_logits() {
-            x = x.index_select(tensors.logits_rows.device(), 0)?; // [wanted, hidden]
-        }
-        let context = NormContext {
-            slots: &tensors.logits_slots,
-            ..context
-        };
+        let context = self.context(bank, &ready.tensors.logits_slots);
         let logits = self.lm_head.forward(&self.norm.forward(&x, context)?)?;
         logits.to_dtype(DType::F32)
     }
 
-    /// `[rows, hidden]`: embeddings of tokens, image features where the step says so.
-    fn embed(&self, step: &Step) -> Result<Tensor> {
+    fn attention<'a>(
+        &'a self,
+        ready: &'a ReadyStep,
+        cache: Option<&'a dyn KeyValues>,
+    ) -> Result<Box<dyn Attend + 'a>> {
+        let of = StepOfHeads {
+            step: &ready.step,
+            layout: &ready.tensors.layout,
+            heads: self.heads,
+            kernels: self.kernels,
+        };
+        match &self.prefix {
+            Some(prefix) => prefix.begin(of, cache),
+            None => key_values::begin(of, cache),
+        }
+    }
+
+    fn context<'a>(&self, bank: &'a NormBank, slots: &'a RowIndex) -> NormContext<'a> {
+        NormContext {
+            bank,
+            slots,
+            kernels: self.kernels,
+            activations: self.activations,
+        }
+    }
+
+    /// `[rows, hidden]`: embeddings of tokens, and rows of `features` where the step says so.
+    pub fn embed(&self, ready: &ReadyStep, features: Option<&Tensor>) -> Result<Tensor> {
+        let step = &*ready.step;
         let device = self.embed_tokens.device();
         let mut tokens = Vec::with_capacity(step.len());
         for input in &step.inputs {
@@ -182,7 +233,7 @@ impl Decoder {
         {
             return Ok(embedded);
         }
-        let Some(features) = &step.image_features else {
+        let Some(features) = features else {
             candle_core::bail!("the step has feature rows but no image features")
         };
         let n_features = features.dim(0)?;

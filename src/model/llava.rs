@@ -24,9 +24,9 @@ const PROJECTOR: &str = "multi_modal_projector";
 /// A LLaVA ready to run.
 #[derive(Clone, Debug)]
 pub struct Llava {
-    tower: VisionTower,
+    pub(super) tower: VisionTower,
     projector: Projector,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     sites: SiteTable,
     shape: ModelShape,
     device: Device,
@@ -88,7 +88,7 @@ impl Llava {
     }
 
     /// The slot of every row in the tower.
-    fn tower_slots(&self, pixels: &Tensor, slots: &[u32]) -> Result<RowIndex> {
+    pub(super) fn tower_slots(&self, pixels: &Tensor, slots: &[u32]) -> Result<RowIndex> {
         let (n, channels, height, width) = pixels.dims4()?;
         let size = self.shape.image_size;
         if n != slots.len() || (channels, height, width) != (3, size, size) {
@@ -103,7 +103,7 @@ impl Llava {
         RowIndex::new(&slots, &self.device)
     }
 
-    fn context<'a>(&self, slots: &'a RowIndex, bank: &'a NormBank) -> NormContext<'a> {
+    pub(super) fn context<'a>(&self, slots: &'a RowIndex, bank: &'a NormBank) -> NormContext<'a> {
         NormContext {
             bank,
             slots,

@@ -10,6 +10,7 @@
 //! - [`ops`]: the operations, each with its backward.
 //! - [`linear`], [`norm_site`]: the two building blocks of a layer.
 //! - [`clip`], [`decoder`]: what families share. [`llava`]: one family's wiring.
+//! - [`stages`]: the same forward layer by layer, for a trainer.
 //! - [`key_values`]: the wall to where keys and values of running sequences are kept: in rows of the CPU's
 //!   memory ([`kv_cache`]) or in pages of a device ([`paged`]). [`prefix`]: learned ones before them.
 
@@ -27,6 +28,7 @@ pub mod outline;
 pub mod paged;
 pub mod parameters;
 pub mod prefix;
+pub mod stages;
 pub mod step;
 
 use std::sync::Arc;

@@ -48,7 +48,11 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
 pub fn tune(arguments: &Tune) -> Result<()> {
     let mut recipe: AdapterRecipe = read_json(&arguments.recipe)?;
     arguments.method.apply(&mut recipe.tune)?;
-    let (base, around) = opened::to_train(&arguments.base, Some(&recipe.tune.choice()))?;
+    let (base, around) = opened::to_train_as(
+        &arguments.base,
+        arguments.weights,
+        Some(&recipe.tune.choice()),
+    )?;
     let teacher = Teacher::new()?;
     let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
     let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
@@ -72,7 +76,7 @@ pub fn tune(arguments: &Tune) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let (moved, trained) = tuned.moved;
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let untouched = untouched(&arguments.base, &base)?;
+    let untouched = untouched(arguments, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
     let before = evaluate(&Asker::of(untouched, &around, KvType::F32)?, None, &test)?;
     let adapter = adapter_of(&base, &tuned.row)?;
@@ -101,11 +105,10 @@ pub fn tune(arguments: &Tune) -> Result<()> {
 
 /// The base as it was, to be measured beside one whose weights a run has moved; `None` where only norm
 /// values learnt.
-pub(crate) fn untouched(folder: &Path, tuned: &FrozenBase) -> Result<Option<FrozenBase>> {
+pub(crate) fn untouched(arguments: &Tune, tuned: &FrozenBase) -> Result<Option<FrozenBase>> {
     let moved = !tuned.variables.is_empty();
-    moved
-        .then(|| Ok(opened::to_train(folder, None)?.0))
-        .transpose()
+    let as_it_was = || opened::without_surroundings(&arguments.base, arguments.weights, None);
+    moved.then(as_it_was).transpose()
 }
 
 /// Writes an adapter, or, of a method that makes none, the trained tensors.

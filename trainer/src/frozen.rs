@@ -110,8 +110,15 @@ impl FrozenBase {
         let mut hasher = Hasher::new();
         for (name, tensor) in &self.seen.tensors {
             hasher.update(name.as_bytes());
-            let values = tensor.to_dtype(DType::F32)?.flatten_all()?;
-            hasher.update(&Digest::of_f32(&values.to_vec1::<f32>()?).0);
+            // Some rows at a time: a table may be narrower than f32, and large.
+            let n_rows = tensor.dims().first().copied().unwrap_or(1);
+            let rows = tensor.reshape((n_rows, tensor.elem_count() / n_rows.max(1)))?;
+            for first in (0..n_rows).step_by(ROWS_AT_ONCE) {
+                let n = ROWS_AT_ONCE.min(n_rows - first);
+                let values = rows.narrow(0, first, n)?.to_dtype(DType::F32)?;
+                let values = values.flatten_all()?.to_vec1::<f32>()?;
+                hasher.update(&Digest::of_f32(&values).0);
+            }
         }
         for (name, linear, n_in) in &self.seen.linears {
             let rows: Vec<f32> = (0..2 * n_in)
@@ -130,6 +137,9 @@ impl FrozenBase {
         store.get_ids().any(|id| self.seen.ids.contains(id))
     }
 }
+
+/// Rows of a tensor that a digest widens at a time.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// What a model was built from.
 #[derive(Default)]
@@ -156,11 +166,24 @@ impl Remember<'_> {
         seen.tensors.push((name.into(), tensor.clone()));
         tensor
     }
+
+    fn map(&self, name: &str, shape: &[usize], n_bias: usize, made: &Weight) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.n_values += shape.iter().product::<usize>() + n_bias;
+        if let Weight::Frozen(linear) = made {
+            let n_in = shape.iter().skip(1).product();
+            seen.linears.push((name.into(), linear.clone(), n_in));
+        }
+    }
 }
 
 impl Parameters for Remember<'_> {
     fn device(&self) -> &Device {
         self.inner.device()
+    }
+
+    fn activations(&self) -> DType {
+        self.inner.activations()
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ParameterError> {
@@ -188,6 +211,29 @@ impl Parameters for Remember<'_> {
         if let Weight::Frozen(linear) = &made {
             seen.linears.push((name.into(), linear.clone(), n_in));
         }
+        Ok(made)
+    }
+
+    /// Where the source packs weights straight from its files, no tensor of them is ever made.
+    fn read_linear(
+        &self,
+        name: &str,
+        shape: &[usize],
+        bias: bool,
+    ) -> Result<Weight, ParameterError> {
+        let made = self.inner.read_linear(name, shape, bias)?;
+        let n_out = shape.first().copied().unwrap_or(1);
+        let n_bias = if bias { n_out } else { 0 };
+        self.map(name, shape, n_bias, &made);
+        Ok(made)
+    }
+
+    /// The table is remembered as a tensor already; its values count once.
+    fn tied_linear(&self, name: &str, table: &Tensor) -> Result<Weight, ParameterError> {
+        let made = self.inner.tied_linear(name, table)?;
+        self.map(name, table.dims(), 0, &made);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.n_values -= table.elem_count();
         Ok(made)
     }
 }

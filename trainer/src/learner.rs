@@ -46,7 +46,7 @@ impl Shards {
         shards: &[T],
         loss: impl Fn(&T) -> Result<Tensor> + Sync,
     ) -> Result<(f64, Gradients)> {
-        let one = |shard: &T| -> Result<(f64, Gradients)> {
+        self.sum(shards, |shard| {
             let loss = loss(shard)?;
             let store = loss.backward()?;
             let gradients = variables
@@ -59,7 +59,15 @@ impl Shards {
                 })
                 .collect::<candle_core::Result<_>>()?;
             Ok((f64::from(loss.to_scalar::<f32>()?), gradients))
-        };
+        })
+    }
+
+    /// The sum of losses and gradients that `one` gives of each shard.
+    pub fn sum<T: Sync>(
+        &self,
+        shards: &[T],
+        one: impl Fn(&T) -> Result<(f64, Gradients)> + Sync,
+    ) -> Result<(f64, Gradients)> {
         let results: Vec<Result<(f64, Gradients)>> = std::thread::scope(|scope| {
             let one = &one;
             let workers: Vec<_> = shards

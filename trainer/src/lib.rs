@@ -2,12 +2,13 @@
 //! them. It runs the model of the crate `norma`, the same forward as the server.
 //!
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
-//!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values;
+//!   [`learner`]: a batch's loss and gradients; [`staged`]: layer by layer; [`optimizer`]: gradients to new values;
 //!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`interchange`]: PEFT's files, averages, differences.
 //! - [`asking`]: questions to a base through the serving engine; [`eval`]: answers judged, by [`metrics`].
+//! - [`step_bench`]: what a step of tuning takes; [`peak`]: the most memory so far.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
@@ -30,6 +31,7 @@ pub mod model_card;
 pub mod opened;
 pub mod optimizer;
 pub mod order;
+pub mod peak;
 pub mod phantom;
 pub mod phantom_base;
 pub mod pictures;
@@ -38,6 +40,8 @@ pub mod recipe;
 pub mod records;
 pub mod showcase;
 pub mod small_llava;
+pub mod staged;
+pub mod step_bench;
 pub mod tune;
 pub mod variables;
 

@@ -11,11 +11,13 @@ mod interchange_commands;
 mod method_options;
 mod record_commands;
 mod set_options;
+mod step_command;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use norma::base::WeightType;
 use norma_trainer::data;
 use norma_trainer::folder::Storage;
 
@@ -46,6 +48,8 @@ enum Command {
     /// One run of a comparison, in a process of its own.
     #[command(hide = true)]
     CompareJob(compare_commands::CompareJob),
+    /// Times steps of tuning on drawn or given images and tokens; nothing is written.
+    Step(step_command::Step),
     /// Says what a data set holds: counts, lengths, leaks between its splits, faults.
     Inspect(Inspect),
     /// Writes a list of a real set's questions, for a program that asks a server.
@@ -94,6 +98,9 @@ struct Tune {
     /// The recipe, a JSON file.
     #[arg(long)]
     recipe: PathBuf,
+    /// What the frozen weights are held as, as `norma serve` has it. Gradients flow through all of them.
+    #[arg(long, value_name = "TYPE", default_value_t = WeightType::F32)]
+    weights: WeightType,
     #[command(flatten)]
     method: method_options::MethodOptions,
     /// The adapter file to write.
@@ -189,6 +196,7 @@ fn main() -> ExitCode {
         Command::Calibrate(arguments) => eval_commands::calibrate(&arguments),
         Command::Compare(arguments) => compare_commands::compare(&arguments),
         Command::CompareJob(arguments) => compare_commands::job(&arguments),
+        Command::Step(arguments) => step_command::step(&arguments),
         Command::Inspect(arguments) => inspect_command::inspect(&arguments),
         Command::Questions(arguments) => record_commands::list_questions(&arguments),
         Command::Import(arguments) => interchange_commands::import(&arguments),

@@ -35,6 +35,10 @@ pub struct MethodOptions {
     /// `prefix`: its length.
     #[arg(long)]
     tokens: Option<usize>,
+    /// Keep only the inputs of layers for the way back, and compute the rest again: less memory for more
+    /// time, the same values.
+    #[arg(long)]
+    checkpoint_layers: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -73,6 +77,7 @@ impl MethodOptions {
         if let Some(scope) = self.scope {
             recipe.scope = scope;
         }
+        recipe.checkpoint_layers |= self.checkpoint_layers;
         let name = recipe.method.name();
         for (option, method, given) in [
             ("sites", "layernorm", self.sites.is_some()),

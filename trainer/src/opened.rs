@@ -13,19 +13,35 @@ use crate::adapter::Surroundings;
 use crate::frozen::FrozenBase;
 use crate::methods::{Choice, trained};
 
-/// A base to train on, with plain tensors, built for a method if there is one.
+/// A base to train on, its weights in f32, built for a method if there is one.
 pub fn to_train(folder: &Path, choice: Option<&Choice>) -> Result<(FrozenBase, Surroundings)> {
-    let opened = open_folder(folder)?;
-    let base = build(&opened, opened.checkpoint(), choice)?;
+    to_train_as(folder, WeightType::F32, choice)
+}
+
+/// The same with its frozen weights held as a server holds them.
+pub fn to_train_as(
+    folder: &Path,
+    weights: WeightType,
+    choice: Option<&Choice>,
+) -> Result<(FrozenBase, Surroundings)> {
+    let base = without_surroundings(folder, weights, choice)?;
     Ok((base, surroundings(folder)?))
+}
+
+/// A base alone, of a folder that need not say how images and texts are prepared.
+pub fn without_surroundings(
+    folder: &Path,
+    weights: WeightType,
+    choice: Option<&Choice>,
+) -> Result<FrozenBase> {
+    let opened = open_folder(folder)?;
+    let kernels = Kernels::for_device(opened.checkpoint().device());
+    build(&opened, &opened.parameters(kernels, weights)?, choice)
 }
 
 /// A base to measure: its weights as a server holds them.
 pub fn to_measure(folder: &Path, weights: WeightType) -> Result<(FrozenBase, Surroundings)> {
-    let opened = open_folder(folder)?;
-    let kernels = Kernels::for_device(opened.checkpoint().device());
-    let base = build(&opened, &opened.parameters(kernels, weights)?, None)?;
-    Ok((base, surroundings(folder)?))
+    to_train_as(folder, weights, None)
 }
 
 /// A base with what `file` says was learnt, and its norm row.

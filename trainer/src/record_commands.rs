@@ -101,7 +101,8 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         train.len(),
         held_out.len()
     );
-    let (base, around) = opened::to_train(&arguments.base, Some(&recipe.choice()))?;
+    let (base, around) =
+        opened::to_train_as(&arguments.base, arguments.weights, Some(&recipe.choice()))?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let train = fitting(source, &teacher, train)?;
     let held_out = fitting(source, &teacher, held_out)?;
@@ -139,7 +140,7 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let (moved, trained) = tuned.moved;
     let seconds = start.elapsed().as_secs_f64();
     println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
-    let untouched = untouched(&arguments.base, &base)?;
+    let untouched = untouched(arguments, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
     let asker = Asker::of(untouched, &around, KvType::F32)?;
     let before = marks(&asker, None, &held_out, Look::Picture)?;

@@ -8,7 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use norma::model::MedVlm;
+use norma::model::ops::cross_entropy::cross_entropy;
+use norma::model::ops::{Kernels, RowIndex};
+use norma::model::stages::Stages;
 use norma_adapters::{Digest, Part, Scope};
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +21,9 @@ use crate::frozen::FrozenBase;
 use crate::learner::{Shards, answer_loss};
 use crate::lesson::{Lesson, pixels};
 use crate::methods::{Choice, Method, part_of};
-use crate::optimizer::{AdamConfig, AdamW, Group, Schedule, clip};
+use crate::optimizer::{AdamConfig, AdamW, Gradients, Group, Schedule, clip};
 use crate::order::Order;
+use crate::staged::{self, Keep};
 use crate::variables::{NamedVar, NormVariables};
 
 /// How the values are found.
@@ -42,10 +47,13 @@ pub struct TuneRecipe {
     pub adam: AdamConfig,
     /// Highest norm of all gradients together.
     pub clip: f64,
+    /// See [`Tuner::checkpoint_layers`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checkpoint_layers: bool,
 }
 
-fn is_default(method: &Method) -> bool {
-    *method == Method::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl TuneRecipe {
@@ -68,6 +76,7 @@ pub struct Tuner<'a> {
     /// Of the variables before the first step.
     start: Vec<Digest>,
     shards: Shards,
+    checkpoint_layers: bool,
 }
 
 /// What a shard works on.
@@ -126,7 +135,14 @@ impl<'a> Tuner<'a> {
             variables,
             start,
             shards: Shards::new(shards)?,
+            checkpoint_layers: false,
         })
+    }
+
+    /// Whether only the inputs of layers are kept for the way back, and the rest is computed again: less
+    /// memory for more time, the same gradients to the bit.
+    pub fn checkpoint_layers(&mut self, yes: bool) {
+        self.checkpoint_layers = yes;
     }
 
     /// Values that learn.
@@ -172,15 +188,43 @@ impl<'a> Tuner<'a> {
     }
 
     /// Loss and gradients of some lessons; the loss is the mean over all their answer tokens.
-    fn gradients(&self, lessons: &[&Prepared]) -> Result<(f64, crate::optimizer::Gradients)> {
+    fn gradients(&self, lessons: &[&Prepared]) -> Result<(f64, Gradients)> {
         let shards = (0..self.shards.count().min(lessons.len()))
             .map(|shard| self.shard(lessons.iter().skip(shard).step_by(self.shards.count())))
             .collect::<Result<Vec<Shard>>>()?;
         let tokens: usize = shards.iter().map(|shard| shard.packed.targets.len()).sum();
-        self.shards.gradients(&self.variables, &shards, |shard| {
+        self.shards.sum(&shards, |shard| {
             let share = shard.packed.targets.len() as f64 / tokens as f64;
-            Ok((self.loss(shard)? * share)?)
+            self.gradients_of(shard, share, |_| Ok(()))
         })
+    }
+
+    /// A share of a shard's loss and its gradients, layer by layer. `watch` sees all that has a gradient.
+    fn gradients_of(
+        &self,
+        shard: &Shard,
+        share: f64,
+        watch: impl FnMut(&GradStore) -> Result<()>,
+    ) -> Result<(f64, Gradients)> {
+        let model = &self.base.model;
+        let mut step = shard.packed.step.clone();
+        let pixels = match &shard.images {
+            Images::Pixels(pixels, _) => Some(pixels),
+            Images::Features(features) => {
+                step.image_features = Some(features.clone());
+                None
+            }
+        };
+        let stages = Stages::new(model, self.norms.bank(), &step, pixels)?;
+        let targets = RowIndex::new(&shard.packed.targets, model.device())?;
+        let kernels = Kernels::for_device(model.device());
+        let loss = |logits: &Tensor| Ok((cross_entropy(logits, &targets, kernels)? * share)?);
+        let keep = if self.checkpoint_layers {
+            Keep::Inputs
+        } else {
+            Keep::Graph
+        };
+        staged::gradients(&stages, loss, &self.variables, keep, watch)
     }
 
     fn shard<'p>(&self, lessons: impl Iterator<Item = &'p &'p Prepared<'p>>) -> Result<Shard> {
@@ -213,21 +257,28 @@ impl<'a> Tuner<'a> {
         // What starts at zero would hide what lies before it (LoRA's A behind its B): it is moved off zero
         // for the moment of the check.
         let moved = self.off_zero()?;
-        let store = self.loss(&self.shard(lessons.iter())?)?.backward();
+        let found = self.gradients_of(&self.shard(lessons.iter())?, 1.0, |store| {
+            ensure!(
+                !self.base.appears_in(store),
+                "a frozen tensor got a gradient"
+            );
+            Ok(())
+        });
         for variable in moved {
             variable.var.set(&variable.var.zeros_like()?)?;
         }
-        let store = store?;
-        ensure!(
-            !self.base.appears_in(&store),
-            "a frozen tensor got a gradient"
-        );
-        for variable in &self.variables {
-            let gradient = store.get(variable.var.as_tensor());
-            let largest = gradient
-                .map(|gradient| gradient.abs()?.max_all()?.to_scalar::<f32>())
-                .transpose()?
-                .unwrap_or(0.0);
+        let (_, gradients) = found?;
+        for (variable, gradient) in self.variables.iter().zip(&gradients) {
+            let values = gradient.iter().flatten();
+            // Not `f32::max`, which passes over what is no number.
+            let largest = values.fold(0f32, |largest, value| {
+                let value = value.abs();
+                if value > largest || value.is_nan() {
+                    value
+                } else {
+                    largest
+                }
+            });
             ensure!(
                 largest > 0.0 && largest.is_finite(),
                 "`{}` should learn but its gradient is {largest}",
@@ -345,7 +396,10 @@ pub fn tune(
         recipe.images > 0 && recipe.schedule.steps > 0,
         "a run needs images and steps"
     );
-    let mut tuner = Tuner::new(base, &recipe.choice(), recipe.adam, recipe.shards)?;
+    // A step of fewer images than shards would leave cores idle.
+    let shards = recipe.shards.min(recipe.images);
+    let mut tuner = Tuner::new(base, &recipe.choice(), recipe.adam, shards)?;
+    tuner.checkpoint_layers(recipe.checkpoint_layers);
     report(Event::Start {
         trainable: tuner.n_trainable(),
         total: base.n_values(),

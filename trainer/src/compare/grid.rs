@@ -126,6 +126,7 @@ impl Grid {
             },
             adam: run.adam,
             clip: run.clip,
+            checkpoint_layers: false,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::statistics::{Measure, primary};
 use super::tasks::{Part, TaskSpec};
 use crate::methods::trained::{self, Header};
 use crate::opened;
+use crate::peak;
 use crate::tune::{Event, tune};
 
 /// Where a job finds its base and leaves its file.
@@ -51,7 +52,7 @@ impl Workplace {
             Event::Start { trainable: n, .. } => trainable = n,
             Event::Step { done, .. } => progress(done),
         })?;
-        let (seconds, peak_bytes) = (start.elapsed().as_secs_f64(), peak_bytes());
+        let (seconds, peak_bytes) = (start.elapsed().as_secs_f64(), peak::bytes());
         drop(lessons);
         let header = Header {
             base_digest: base.digest,
@@ -119,14 +120,4 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The process's highest use of memory so far, where Linux tells it.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

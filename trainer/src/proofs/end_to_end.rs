@@ -269,6 +269,7 @@ fn a_tuned_adapter_reads_back_and_repeats_to_the_byte() {
         schedule: schedule(6),
         adam: AdamConfig::default(),
         clip: 1.0,
+        checkpoint_layers: false,
     };
     let make = || {
         let tuned = tune(&base, &lessons, &recipe, |_| {}).unwrap();

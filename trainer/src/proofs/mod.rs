@@ -4,3 +4,4 @@ mod end_to_end;
 mod lntuning;
 mod methods;
 mod packing;
+mod staged;

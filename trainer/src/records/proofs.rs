@@ -205,6 +205,7 @@ fn a_base_learns_a_set_and_an_adapter_turns_most_answers_round() {
         },
         adam: AdamConfig::default(),
         clip: 1.0,
+        checkpoint_layers: false,
     };
     let tuned = tune(&opened.0, &lessons, &tuning, |_| {}).unwrap();
     let turned: Vec<&Record> = part(Split::Validation).collect();
