@@ -4,20 +4,25 @@
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
 //!   [`learner`]: a batch's loss and gradients; [`optimizer`]: gradients to new values;
 //!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
+//! - [`run`]: all steps of a recipe, with [`extras`] and [`checkpoint`]s; [`sweep`]: variants of a recipe;
+//!   [`run_log`]: what is left to look at.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`interchange`]: PEFT's files, averages, differences.
 //! - [`small_llava`]: the shape of a base that is trained from nothing.
 
 pub mod adapter;
+pub mod atomic_file;
 pub mod augment;
 pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
+pub mod checkpoint;
 pub mod compare;
 pub mod data;
 pub mod decode;
 pub mod eval;
+pub mod extras;
 pub mod folder;
 pub mod frozen;
 pub mod interchange;
@@ -34,8 +39,11 @@ pub mod pictures;
 pub mod pretrain;
 pub mod recipe;
 pub mod records;
+pub mod run;
+pub mod run_log;
 pub mod showcase;
 pub mod small_llava;
+pub mod sweep;
 pub mod tune;
 pub mod variables;
 

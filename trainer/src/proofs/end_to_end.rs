@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::adapter::{Card, Surroundings, write};
 use crate::batch::pack;
 use crate::decode::{Limits, greedy};
+use crate::extras::Extras;
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::learner::answer_loss;
@@ -245,6 +246,7 @@ fn a_tuned_adapter_reads_back_and_repeats_to_the_byte() {
         schedule: schedule(6),
         adam: AdamConfig::default(),
         clip: 1.0,
+        extras: Extras::default(),
     };
     let make = || {
         let tuned = tune(&base, &lessons, &recipe, |_| {}).unwrap();
