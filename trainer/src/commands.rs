@@ -2,7 +2,6 @@
 
 #![expect(clippy::print_stdout, reason = "the output of a command")]
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 

@@ -16,7 +16,7 @@ use norma_trainer::checkpoint::Keeper;
 use norma_trainer::extras::Validation;
 use norma_trainer::frozen::FrozenBase;
 use norma_trainer::methods::Choice;
-use norma_trainer::run::{Around, Diverged, Ended, Event, Lessons, Tuned, run};
+use norma_trainer::run::{Around, Diverged, Ended, Lessons, Tuned, run};
 use norma_trainer::run_log::html::{Page, Shown, flattened, movements};
 use norma_trainer::run_log::{Places, RunLog};
 use norma_trainer::sweep::{Sweep, Variant, lowest};
