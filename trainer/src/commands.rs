@@ -10,10 +10,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use norma::model::kv_cache::KvType;
 use norma_trainer::adapter::{self, Card, Surroundings};
 use norma_trainer::asking::{Asker, adapter_of};
+use norma_trainer::atomic_file;
 use norma_trainer::eval::phantom::evaluate;
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::frozen::FrozenBase;
-use norma_trainer::lesson::Teacher;
+use norma_trainer::lesson::{Lesson, Teacher};
 use norma_trainer::methods::trained;
 use norma_trainer::opened;
 use norma_trainer::phantom::metrics::Summary;
@@ -21,7 +22,7 @@ use norma_trainer::phantom::score::Score;
 use norma_trainer::phantom::{Example, Split, Task, dataset};
 use norma_trainer::pretrain::{PretrainRecipe, Progress};
 use norma_trainer::recipe::AdapterRecipe;
-use norma_trainer::tune::Event;
+use norma_trainer::run::Lessons;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -48,11 +49,10 @@ pub fn pretrain(arguments: &Pretrain) -> Result<()> {
 pub fn tune(arguments: &Tune) -> Result<()> {
     let mut recipe: AdapterRecipe = read_json(&arguments.recipe)?;
     arguments.method.apply(&mut recipe.tune)?;
-    let (base, around) = opened::to_train_as(
-        &arguments.base,
-        arguments.weights,
-        Some(&recipe.tune.choice()),
-    )?;
+    arguments.training.apply(&mut recipe.tune)?;
+    let keeper = arguments.training.keeper(&arguments.out)?;
+    let choice = arguments.training.choice(&recipe.tune);
+    let (base, around) = opened::to_train_as(&arguments.base, arguments.weights, choice.as_ref())?;
     let teacher = Teacher::new()?;
     let train = examples(recipe.task, Split::Train, recipe.data_seed, recipe.train)?;
     let test = examples(recipe.task, Split::Test, recipe.data_seed, recipe.test)?;
@@ -60,22 +60,11 @@ pub fn tune(arguments: &Tune) -> Result<()> {
         .iter()
         .map(|one| teacher.lesson(one))
         .collect::<Result<Vec<_>>>()?;
-    let start = Instant::now();
-    let bar = bar(recipe.tune.schedule.steps as u64);
-    let tuned = norma_trainer::tune::tune(&base, &lessons, &recipe.tune, |event| match event {
-        Event::Start { trainable, total } => {
-            let share = 100.0 * trainable as f64 / total as f64;
-            println!("trainable values: {trainable} of {total} ({share:.3} %)");
-        }
-        Event::Step { done, loss } => {
-            bar.set_position(done as u64);
-            bar.set_message(format!("loss {loss:.4}"));
-        }
-    })?;
-    bar.finish_and_clear();
-    let seconds = start.elapsed().as_secs_f64();
-    let (moved, trained) = tuned.moved;
-    println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
+    let validation = validation(&recipe, &teacher)?;
+    let lessons = Lessons::new(&lessons, &validation);
+    let tuned = arguments
+        .training
+        .run(&keeper, &base, &lessons, &mut recipe.tune)?;
     let untouched = untouched(arguments, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
     let before = evaluate(&Asker::of(untouched, &around, KvType::F32)?, None, &test)?;
@@ -100,7 +89,25 @@ pub fn tune(arguments: &Tune) -> Result<()> {
         }),
         licence: Some("Apache-2.0".into()),
     };
-    keep(arguments, (&base, &around), tuned.row, card)
+    let told = (&card, Vec::new());
+    arguments
+        .training
+        .write_report(&keeper, &base, &tuned, told)?;
+    keep(arguments, (&base, &around), tuned.row, card)?;
+    keeper.clear()
+}
+
+/// Films for a validation loss.
+const VALIDATION_FILMS: u64 = 64;
+
+/// The lessons of a validation loss, if the recipe asks for one. No film is learnt from or measured.
+fn validation(recipe: &AdapterRecipe, teacher: &Teacher) -> Result<Vec<Lesson>> {
+    if recipe.tune.extras.validation.is_none() {
+        return Ok(Vec::new());
+    }
+    let (task, seed) = (recipe.task, recipe.data_seed);
+    let films = examples(task, Split::Validation, seed, VALIDATION_FILMS)?;
+    films.iter().map(|one| teacher.lesson(one)).collect()
 }
 
 /// The base as it was, to be measured beside one whose weights a run has moved; `None` where only norm
@@ -189,7 +196,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    atomic_file::replace(path, |file| file.write_all(bytes))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 pub(crate) fn bar(steps: u64) -> ProgressBar {

@@ -93,14 +93,17 @@ impl Shards {
             if total.1.is_empty() {
                 total.1 = gradients;
             } else {
-                total
-                    .1
-                    .iter_mut()
-                    .zip(gradients)
-                    .for_each(|(sum, gradient)| add(sum, gradient));
+                add_all(&mut total.1, gradients);
             }
         }
         Ok(total)
+    }
+}
+
+/// Adds gradients of the same variables.
+pub fn add_all(sums: &mut Gradients, gradients: Gradients) {
+    for (sum, gradient) in sums.iter_mut().zip(gradients) {
+        add(sum, gradient);
     }
 }
 

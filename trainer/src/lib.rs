@@ -4,6 +4,8 @@
 //! - [`variables`]: what is trained, by name; [`batch`]: examples packed into a step;
 //!   [`learner`]: a batch's loss and gradients; [`staged`]: layer by layer; [`optimizer`]: gradients to new values;
 //!   [`methods`]: what learns of a frozen base. [`compare`]: methods side by side.
+//! - [`run`]: all steps of a recipe, with [`extras`] and [`checkpoint`]s; [`sweep`]: variants of a recipe;
+//!   [`run_log`]: what is left to look at.
 //! - [`phantom`]: the world that the phantom base learns.
 //! - [`data`]: real sets, as they lie on disk; [`records`]: how they are learnt.
 //! - [`interchange`]: PEFT's files, averages, differences.
@@ -13,13 +15,16 @@
 
 pub mod adapter;
 pub mod asking;
+pub mod atomic_file;
 pub mod augment;
 pub mod auxiliary;
 pub mod batch;
 pub mod bpe;
+pub mod checkpoint;
 pub mod compare;
 pub mod data;
 pub mod eval;
+pub mod extras;
 pub mod folder;
 pub mod frozen;
 pub mod interchange;
@@ -38,10 +43,13 @@ pub mod pictures;
 pub mod pretrain;
 pub mod recipe;
 pub mod records;
+pub mod run;
+pub mod run_log;
 pub mod showcase;
 pub mod small_llava;
 pub mod staged;
 pub mod step_bench;
+pub mod sweep;
 pub mod tune;
 pub mod variables;
 

@@ -8,10 +8,13 @@ mod compare_commands;
 mod eval_commands;
 mod inspect_command;
 mod interchange_commands;
+mod interrupt;
 mod method_options;
+mod progress;
 mod record_commands;
 mod set_options;
 mod step_command;
+mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,6 +106,8 @@ struct Tune {
     weights: WeightType,
     #[command(flatten)]
     method: method_options::MethodOptions,
+    #[command(flatten)]
+    training: training::TrainingOptions,
     /// The adapter file to write.
     #[arg(long)]
     out: PathBuf,
@@ -208,6 +213,10 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(stopped) = error.downcast_ref::<training::Interrupted>() {
+                eprintln!("{stopped}");
+                return ExitCode::from(interrupt::EXIT_CODE);
+            }
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }

@@ -39,7 +39,8 @@ impl Default for AdamConfig {
 pub struct Group {
     /// Multiplies the step's learning rate.
     pub rate_scale: f64,
-    /// Share of the value that is taken away a unit of learning rate.
+    /// Share of the value that is taken away a unit of learning rate; of its distance from where it
+    /// started, after [`AdamW::decay_to_start`].
     pub weight_decay: f64,
 }
 
@@ -49,7 +50,12 @@ struct Slot {
     group: Group,
     mean: Vec<f32>,
     square: Vec<f32>,
+    /// What decay pulls towards; zero if there is none.
+    anchor: Option<Vec<f32>>,
 }
+
+/// Two moments of one variable's gradients: the mean, and the mean of squares.
+pub type Moments = (Vec<f32>, Vec<f32>);
 
 /// The optimiser's state.
 pub struct AdamW {
@@ -76,6 +82,7 @@ impl AdamW {
                     group: group(&variable),
                     mean: zeros.clone(),
                     square: zeros,
+                    anchor: None,
                     variable,
                 }
             })
@@ -95,6 +102,42 @@ impl AdamW {
     /// Values that are trained.
     pub fn n_values(&self) -> usize {
         self.slots.iter().map(|slot| slot.mean.len()).sum()
+    }
+
+    /// From here on decay takes `share` of the distance from the values as they are now.
+    pub fn decay_to_start(&mut self, share: f64) -> Result<()> {
+        for slot in &mut self.slots {
+            slot.group.weight_decay = share;
+            slot.anchor = Some(slot.variable.var.flatten_all()?.to_vec1()?);
+        }
+        Ok(())
+    }
+
+    /// The moments, in the order of gradients.
+    pub fn moments(&self) -> impl Iterator<Item = (&[f32], &[f32])> {
+        let slots = self.slots.iter();
+        slots.map(|slot| (slot.mean.as_slice(), slot.square.as_slice()))
+    }
+
+    /// Goes on from moments that `steps` steps left, in the order of gradients.
+    pub fn restore(&mut self, steps: usize, moments: Vec<Moments>) -> Result<()> {
+        if moments.len() != self.slots.len() {
+            bail!(
+                "{} moments for {} variables",
+                moments.len(),
+                self.slots.len()
+            );
+        }
+        for (slot, (mean, square)) in self.slots.iter_mut().zip(moments) {
+            let wanted = slot.mean.len();
+            if [mean.len(), square.len()] != [wanted; 2] {
+                let (name, got) = (&slot.variable.name, mean.len());
+                bail!("`{name}` of {wanted} values got moments of {got}");
+            }
+            (slot.mean, slot.square) = (mean, square);
+        }
+        self.steps = i32::try_from(steps).map_err(candle_core::Error::wrap)?;
+        Ok(())
     }
 
     /// Moves every variable that has a gradient. `rate`: the learning rate of this step.
@@ -128,11 +171,13 @@ impl AdamW {
                 let rate = rate * slot.group.rate_scale;
                 let update = Update {
                     gradient,
+                    anchor: slot.anchor.as_deref(),
                     moments: Mutex::new((&mut slot.mean, &mut slot.square)),
                     // Taken from 1 before rounding: the f32 nearest 0.999 is 5e-5 of the difference off.
                     share: ((1.0 - beta1) as f32, (1.0 - beta2) as f32),
                     beta2: beta2 as f32,
                     keep: (1.0 - rate * slot.group.weight_decay) as f32,
+                    pull: (rate * slot.group.weight_decay) as f32,
                     step_size: (rate / first) as f32,
                     root_scale: second.recip() as f32,
                     eps: eps as f32,
@@ -145,10 +190,12 @@ impl AdamW {
 /// The fused loop over one variable.
 struct Update<'a> {
     gradient: &'a [f32],
+    anchor: Option<&'a [f32]>,
     moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
     share: (f32, f32),
     beta2: f32,
     keep: f32,
+    pull: f32,
     step_size: f32,
     root_scale: f32,
     eps: f32,
@@ -169,14 +216,25 @@ impl InplaceOp1 for Update<'_> {
         let mut moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         let (mean, square) = &mut *moments;
         let (mean_share, square_share) = self.share;
-        let values = values[start..end].iter_mut().zip(self.gradient);
+        let values = &mut values[start..end];
+        if let Some(anchor) = self.anchor {
+            for (value, anchor) in values.iter_mut().zip(anchor) {
+                *value -= self.pull * (*value - anchor);
+            }
+        }
+        let keep = if self.anchor.is_some() {
+            1.0
+        } else {
+            self.keep
+        };
+        let values = values.iter_mut().zip(self.gradient);
         for (((value, gradient), mean), square) in
             values.zip(mean.iter_mut()).zip(square.iter_mut())
         {
             *mean += mean_share * (gradient - *mean);
             *square = self.beta2 * *square + square_share * gradient * gradient;
             let root = square.sqrt() * self.root_scale + self.eps;
-            *value = *value * self.keep - self.step_size * *mean / root;
+            *value = *value * keep - self.step_size * *mean / root;
         }
         Ok(())
     }
@@ -232,79 +290,4 @@ impl Schedule {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor, Var};
-
-    use super::*;
-
-    fn variable(values: &[f32]) -> NamedVar {
-        let tensor = Tensor::new(values, &Device::Cpu).unwrap();
-        NamedVar {
-            name: "w".into(),
-            var: Var::from_tensor(&tensor).unwrap(),
-        }
-    }
-
-    /// Expected values from torch 2.12.1:
-    /// `p = Parameter(tensor([1., -2., 3.])); o = AdamW([p], lr=.1, weight_decay=.1)`, gradients
-    /// `[.5, -1., 2.]` then `[-1., .25, 0.]`.
-    #[test]
-    fn two_steps_give_torchs_values() {
-        let variable = variable(&[1.0, -2.0, 3.0]);
-        let group = Group {
-            rate_scale: 1.0,
-            weight_decay: 0.1,
-        };
-        let mut optimizer = AdamW::new([variable.clone()], |_| group, AdamConfig::default());
-        for gradient in [[0.5f32, -1.0, 2.0], [-1.0, 0.25, 0.0]] {
-            optimizer.step(&vec![Some(gradient.to_vec())], 0.1).unwrap();
-        }
-        let got = variable.var.to_vec1::<f32>().unwrap();
-        for (got, want) in got.iter().zip(TORCH) {
-            assert!((got - want).abs() < 2e-6, "{got} {want}");
-        }
-    }
-
-    const TORCH: [f32; 3] = [0.917_710_4, -1.814_253_2, 2.774_294_4];
-
-    #[test]
-    fn clones_of_a_variable_see_the_step() {
-        let variable = variable(&[1.0]);
-        let seen = variable.var.as_tensor().clone();
-        let group = Group {
-            rate_scale: 1.0,
-            weight_decay: 0.0,
-        };
-        let mut optimizer = AdamW::new([variable], |_| group, AdamConfig::default());
-        optimizer.step(&vec![Some(vec![2.0])], 0.25).unwrap();
-        assert!((seen.to_vec1::<f32>().unwrap()[0] - 0.75).abs() < 1e-6);
-        optimizer.step(&vec![None], 0.25).unwrap();
-        assert!((seen.to_vec1::<f32>().unwrap()[0] - 0.75).abs() < 1e-6);
-        assert!(optimizer.step(&vec![], 0.25).is_err());
-    }
-
-    #[test]
-    fn clipping_keeps_the_direction() {
-        let mut gradients = vec![Some(vec![3.0f32]), None, Some(vec![0.0, 4.0])];
-        assert!((clip(&mut gradients, 10.0) - 5.0).abs() < 1e-12);
-        assert_eq!(gradients[0].as_deref(), Some(&[3.0f32][..]));
-        assert!((clip(&mut gradients, 1.0) - 5.0).abs() < 1e-12);
-        assert!((gradients[0].as_ref().unwrap()[0] - 0.6).abs() < 1e-6);
-        assert!((gradients[2].as_ref().unwrap()[1] - 0.8).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_rate_rises_then_falls_to_its_floor() {
-        let schedule = Schedule {
-            peak: 1.0,
-            warm_up: 4,
-            steps: 14,
-            floor: 0.1,
-        };
-        assert!((schedule.rate(0) - 0.25).abs() < 1e-12);
-        assert!((schedule.rate(3) - 1.0).abs() < 1e-12);
-        assert!((schedule.rate(9) - 0.55).abs() < 1e-12);
-        assert!((schedule.rate(14) - 0.1).abs() < 1e-12);
-        assert!((schedule.rate(99) - 0.1).abs() < 1e-12);
-    }
-}
+mod tests;

@@ -2,8 +2,6 @@
 
 #![expect(clippy::print_stdout, reason = "the output of commands")]
 
-use std::time::Instant;
-
 use anyhow::{Result, ensure};
 use norma::model::MedVlm;
 use norma::model::kv_cache::KvType;
@@ -12,7 +10,7 @@ use norma_trainer::adapter::Card;
 use norma_trainer::asking::{Asker, adapter_of};
 use norma_trainer::bpe;
 use norma_trainer::data::folds::Fold;
-use norma_trainer::data::{AnswerType, DataSet, Record, Split, digest, questions};
+use norma_trainer::data::{AnswerType, DataSet, Image, Record, Split, digest, questions};
 use norma_trainer::folder::{self, Beside};
 use norma_trainer::lesson::Lesson;
 use norma_trainer::model_card;
@@ -23,10 +21,11 @@ use norma_trainer::records::by_image;
 use norma_trainer::records::curriculum::Rounds;
 use norma_trainer::records::eval::marks;
 use norma_trainer::records::lesson::{Look, RecordTeacher};
-use norma_trainer::tune::{Event, TuneRecipe, tune as run_tuning};
+use norma_trainer::run::Lessons;
+use norma_trainer::tune::TuneRecipe;
 use serde_json::json;
 
-use crate::commands::{bar, keep, read_json, untouched, watched, write};
+use crate::commands::{keep, read_json, untouched, watched, write};
 use crate::set_options::Set;
 use crate::{Held, Pretrain, Questions, Tune};
 
@@ -86,6 +85,9 @@ pub fn pretrain(arguments: &Pretrain, source: &Set) -> Result<()> {
 pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
     let mut recipe: TuneRecipe = read_json(&arguments.recipe)?;
     arguments.method.apply(&mut recipe)?;
+    arguments.training.apply(&mut recipe)?;
+    let keeper = arguments.training.keeper(&arguments.out)?;
+    let choice = arguments.training.choice(&recipe);
     let set = source.read_checked()?;
     let (train, held_out) = match arguments.held.fold()? {
         Some(fold) => fold.part(set.split(Split::Train)),
@@ -101,11 +103,15 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         train.len(),
         held_out.len()
     );
-    let (base, around) =
-        opened::to_train_as(&arguments.base, arguments.weights, Some(&recipe.choice()))?;
+    let (base, around) = opened::to_train_as(&arguments.base, arguments.weights, choice.as_ref())?;
     let teacher = RecordTeacher::new(&around, *base.model.shape())?;
     let train = fitting(source, &teacher, train)?;
     let held_out = fitting(source, &teacher, held_out)?;
+    // What the validation loss chooses by is not what is measured afterwards.
+    let (train, validation) = match recipe.extras.validation {
+        None => (train, Vec::new()),
+        Some(_) => Fold::new(VALIDATION_PARTS, 0, VALIDATION_SEED)?.part(train),
+    };
     let images = by_image(train.iter().copied());
     println!(
         "{} records of {} images to learn from, {} of {} held out",
@@ -114,32 +120,12 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         held_out.len(),
         by_image(held_out.iter().copied()).len()
     );
-    let lessons: Vec<Lesson> = images
-        .iter()
-        .map(|(image, records)| teacher.lesson(image, records, Look::Picture))
-        .collect::<Result<_>>()?;
-    let start = Instant::now();
-    let bar = bar(recipe.schedule.steps as u64);
-    let tuned = run_tuning(&base, &lessons, &recipe, |event| match event {
-        Event::Start { trainable, total } => {
-            let share = 100.0 * trainable as f64 / total as f64;
-            println!("trainable values: {trainable} of {total} ({share:.3} %)");
-        }
-        Event::Step { done, loss } => {
-            bar.set_position(done as u64);
-            bar.set_message(format!("loss {loss:.4}"));
-            if done % 50 == 0 && bar.is_hidden() {
-                println!(
-                    "{:>6.0} s  {done:>5}  loss {loss:.4}",
-                    start.elapsed().as_secs_f64()
-                );
-            }
-        }
-    })?;
-    bar.finish_and_clear();
-    let (moved, trained) = tuned.moved;
-    let seconds = start.elapsed().as_secs_f64();
-    println!("tuned in {seconds:.0} s; {moved} of {trained} values moved, no frozen tensor did");
+    let lessons = lessons_of(&teacher, &images)?;
+    let validation = lessons_of(&teacher, &by_image(validation))?;
+    let lessons = Lessons::new(&lessons, &validation);
+    let tuned = arguments
+        .training
+        .run(&keeper, &base, &lessons, &mut recipe)?;
     let untouched = untouched(arguments, &base)?;
     let untouched = untouched.as_ref().unwrap_or(&base);
     let asker = Asker::of(untouched, &around, KvType::F32)?;
@@ -166,7 +152,24 @@ pub fn tune(arguments: &Tune, source: &Set) -> Result<()> {
         }),
         licence: None,
     };
-    keep(arguments, (&base, &around), tuned.row, card)
+    let told = (&card, Vec::new());
+    arguments
+        .training
+        .write_report(&keeper, &base, &tuned, told)?;
+    keep(arguments, (&base, &around), tuned.row, card)?;
+    keeper.clear()
+}
+
+/// A validation loss is taken on one of so many parts of the training images.
+const VALIDATION_PARTS: usize = 10;
+/// Deals the images otherwise than `--folds` does.
+const VALIDATION_SEED: u64 = 0x76_616c;
+
+fn lessons_of(teacher: &RecordTeacher, images: &[(&Image, Vec<&Record>)]) -> Result<Vec<Lesson>> {
+    let images = images.iter();
+    images
+        .map(|(image, records)| teacher.lesson(image, records, Look::Picture))
+        .collect()
 }
 
 /// Writes the held-out questions for a program that asks a server.

@@ -1,10 +1,8 @@
-//! Tuning: what a method trains of a frozen base learns a task, nothing else moves.
+//! Tuning, step by step: what a method trains of a frozen base learns a task, nothing else moves.
 //!
-//! In: a frozen base, lessons, a recipe. Out: the tuned norm values and the losses on the way; what the
-//! base has attached has moved in place. A run that would train nothing, or in which a trained tensor
-//! stood still or a frozen one changed, fails. It must not know files, text or what a method does.
-
-use std::time::Instant;
+//! In: a frozen base, lessons, a recipe. Out: losses and moved values. It has the checks that everything
+//! that learns gets a gradient and moves, and that no frozen tensor does; [`crate::run`] has the loop.
+//! It must not know files, text or what a method does.
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
@@ -17,12 +15,15 @@ use norma_adapters::{Digest, Part, Scope};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Packed, pack};
+use crate::checkpoint::SlotState;
+use crate::extras::Extras;
 use crate::frozen::FrozenBase;
-use crate::learner::{Shards, answer_loss};
+use crate::learner::{Shards, add_all, answer_loss};
 use crate::lesson::{Lesson, pixels};
 use crate::methods::{Choice, Method, part_of};
 use crate::optimizer::{AdamConfig, AdamW, Gradients, Group, Schedule, clip};
-use crate::order::Order;
+use crate::run::Diverged;
+pub use crate::run::{Event, Tuned, tune};
 use crate::staged::{self, Keep};
 use crate::variables::{NamedVar, NormVariables};
 
@@ -50,6 +51,9 @@ pub struct TuneRecipe {
     /// See [`Tuner::checkpoint_layers`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub checkpoint_layers: bool,
+    /// What else the run does.
+    #[serde(default, skip_serializing_if = "Extras::is_default")]
+    pub extras: Extras,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -96,6 +100,14 @@ enum Images {
 pub struct Prepared<'l> {
     lesson: &'l Lesson,
     features: Option<Tensor>,
+}
+
+impl Prepared<'_> {
+    /// Tokens that are learnt.
+    pub fn answer_tokens(&self) -> usize {
+        let branches = self.lesson.dialogue.branches.iter();
+        branches.map(|branch| branch.answer.len()).sum()
+    }
 }
 
 impl<'a> Tuner<'a> {
@@ -182,17 +194,17 @@ impl<'a> Tuner<'a> {
         Ok(prepared)
     }
 
-    fn learns_vision(&self) -> bool {
+    /// Whether image features change as the run goes on.
+    pub fn learns_vision(&self) -> bool {
         let mut variables = self.variables.iter();
         variables.any(|variable| part_of(&variable.name) != Part::Language)
     }
 
-    /// Loss and gradients of some lessons; the loss is the mean over all their answer tokens.
-    fn gradients(&self, lessons: &[&Prepared]) -> Result<(f64, Gradients)> {
+    /// Loss and gradients of some lessons, as their share of a mean over `tokens` answer tokens.
+    fn gradients(&self, lessons: &[&Prepared], tokens: usize) -> Result<(f64, Gradients)> {
         let shards = (0..self.shards.count().min(lessons.len()))
             .map(|shard| self.shard(lessons.iter().skip(shard).step_by(self.shards.count())))
             .collect::<Result<Vec<Shard>>>()?;
-        let tokens: usize = shards.iter().map(|shard| shard.packed.targets.len()).sum();
         self.shards.sum(&shards, |shard| {
             let share = shard.packed.targets.len() as f64 / tokens as f64;
             self.gradients_of(shard, share, |_| Ok(()))
@@ -323,19 +335,101 @@ impl<'a> Tuner<'a> {
 
     /// One step on some lessons; returns their loss before it.
     pub fn step(&mut self, lessons: &[&Prepared], rate: f64, limit: f64) -> Result<f64> {
-        let (loss, mut gradients) = self.gradients(lessons)?;
-        ensure!(loss.is_finite(), "the loss is {loss}");
-        clip(&mut gradients, limit);
+        Ok(self.step_in_parts(lessons, 1, (rate, limit))?.0)
+    }
+
+    /// The same, worked out in `parts` parts one after the other, which needs a part's memory. Returns
+    /// the loss, the mean over all answer tokens, and the norm of its gradients.
+    pub fn step_in_parts(
+        &mut self,
+        lessons: &[&Prepared],
+        parts: usize,
+        (rate, limit): (f64, f64),
+    ) -> Result<(f64, f64)> {
+        let tokens = lessons.iter().map(|one| one.answer_tokens()).sum();
+        let mut parts = lessons.chunks(lessons.len().div_ceil(parts.max(1)).max(1));
+        let first = parts.next().unwrap_or_default();
+        let (mut loss, mut gradients) = self.gradients(first, tokens)?;
+        for part in parts {
+            let (more, others) = self.gradients(part, tokens)?;
+            loss += more;
+            add_all(&mut gradients, others);
+        }
+        Diverged::check("loss", loss)?;
+        let norm = clip(&mut gradients, limit);
         self.optimizer.step(&gradients, rate)?;
-        Ok(loss)
+        Ok((loss, norm))
     }
 
     /// The loss of some lessons.
     pub fn evaluate(&self, lessons: &[&Prepared]) -> Result<f64> {
-        Ok(f64::from(
-            self.loss(&self.shard(lessons.iter())?)?
-                .to_scalar::<f32>()?,
-        ))
+        let loss = self.loss(&self.shard(lessons.iter())?)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
+
+    /// The same of many, `together` of them at a time.
+    pub fn mean_loss(&self, lessons: &[Prepared], together: usize) -> Result<f64> {
+        let (mut sum, mut tokens) = (0.0, 0);
+        for chunk in lessons.chunks(together.max(1)) {
+            let n: usize = chunk.iter().map(Prepared::answer_tokens).sum();
+            sum += self.evaluate(&chunk.iter().collect::<Vec<_>>())? * n as f64;
+            tokens += n;
+        }
+        Ok(sum / tokens as f64)
+    }
+
+    /// Decay pulls towards the values as they are now.
+    pub fn decay_to_start(&mut self, share: f64) -> Result<()> {
+        Ok(self.optimizer.decay_to_start(share)?)
+    }
+
+    /// Names and lengths of the variables.
+    pub fn names(&self) -> Vec<(String, usize)> {
+        let variables = self.variables.iter();
+        let name = |one: &NamedVar| (one.name.clone(), one.var.elem_count());
+        variables.map(name).collect()
+    }
+
+    /// The values of the variables.
+    pub fn values(&self) -> Result<Vec<Vec<f32>>> {
+        let variables = self.variables.iter();
+        let values = |one: &NamedVar| Ok(one.var.flatten_all()?.to_vec1()?);
+        variables.map(values).collect()
+    }
+
+    /// Sets the variables, in their order.
+    pub fn set_values<'v>(&self, values: impl IntoIterator<Item = &'v [f32]>) -> Result<()> {
+        for (variable, values) in self.variables.iter().zip(values) {
+            let var = &variable.var;
+            var.set(&Tensor::from_slice(values, var.dims(), var.device())?)?;
+        }
+        Ok(())
+    }
+
+    /// Values and moments, as they are kept on disk.
+    pub fn slots(&self) -> Result<Vec<SlotState>> {
+        let parts = self.values()?.into_iter().zip(self.optimizer.moments());
+        let slot =
+            |(variable, (value, (mean, square))): (&NamedVar, (Vec<f32>, (&[f32], &[f32])))| {
+                SlotState {
+                    name: variable.name.clone(),
+                    value,
+                    mean: mean.to_vec(),
+                    square: square.to_vec(),
+                    average: None,
+                    best: None,
+                }
+            };
+        Ok(self.variables.iter().zip(parts).map(slot).collect())
+    }
+
+    /// Goes on from values and moments that `steps` steps left.
+    pub fn restore(&mut self, steps: usize, slots: &[SlotState]) -> Result<()> {
+        let moments = slots
+            .iter()
+            .map(|slot| (slot.mean.clone(), slot.square.clone()));
+        self.optimizer.restore(steps, moments.collect())?;
+        self.set_values(slots.iter().map(|slot| slot.value.as_slice()))
     }
 }
 
@@ -346,103 +440,4 @@ fn digests(variables: &[NamedVar]) -> candle_core::Result<Vec<Digest>> {
         Ok(Digest::of_f32(&values))
     };
     variables.iter().map(one).collect()
-}
-
-/// What a run tells while it goes on.
-#[derive(Clone, Copy, Debug)]
-pub enum Event {
-    /// Before the first step.
-    Start {
-        /// Values that learn.
-        trainable: usize,
-        /// Values of the base.
-        total: usize,
-    },
-    /// After every step.
-    Step {
-        /// Steps done.
-        done: usize,
-        /// The loss before the step.
-        loss: f64,
-    },
-}
-
-/// A finished run.
-pub struct Tuned {
-    /// The whole norm row, `[row_len]`: the base's values outside the scope.
-    pub row: Vec<f32>,
-    /// Loss of each step.
-    pub losses: Vec<f64>,
-    /// The values that the run moved, and all that it trained. Of what is attached to a base, tensors
-    /// are taken as a whole.
-    pub moved: (usize, usize),
-    /// Seconds of each step.
-    pub seconds: Vec<f64>,
-}
-
-/// Runs a recipe on lessons. What the base has attached is moved in place, so a second run needs a base
-/// of its own.
-pub fn tune(
-    base: &FrozenBase,
-    lessons: &[Lesson],
-    recipe: &TuneRecipe,
-    mut report: impl FnMut(Event),
-) -> Result<Tuned> {
-    ensure!(
-        !lessons.is_empty(),
-        "there is nothing to learn from: no lessons"
-    );
-    ensure!(
-        recipe.images > 0 && recipe.schedule.steps > 0,
-        "a run needs images and steps"
-    );
-    // A step of fewer images than shards would leave cores idle.
-    let shards = recipe.shards.min(recipe.images);
-    let mut tuner = Tuner::new(base, &recipe.choice(), recipe.adam, shards)?;
-    tuner.checkpoint_layers(recipe.checkpoint_layers);
-    report(Event::Start {
-        trainable: tuner.n_trainable(),
-        total: base.n_values(),
-    });
-    let before = base.weights_digest()?;
-    let prepared = tuner.prepare(lessons)?;
-    let mut order = Order::new(prepared.len(), recipe.seed);
-    let batch = |order: &mut Order| -> Vec<&Prepared> {
-        (0..recipe.images)
-            .map(|_| &prepared[order.draw()])
-            .collect()
-    };
-    tuner.check_reach(&batch(&mut order))?;
-    let mut losses = Vec::with_capacity(recipe.schedule.steps);
-    let mut seconds = Vec::with_capacity(recipe.schedule.steps);
-    for step in 0..recipe.schedule.steps {
-        let rate = recipe.schedule.rate(step);
-        let start = Instant::now();
-        losses.push(tuner.step(&batch(&mut order), rate, recipe.clip)?);
-        seconds.push(start.elapsed().as_secs_f64());
-        report(Event::Step {
-            done: step + 1,
-            loss: losses[step],
-        });
-    }
-    ensure!(
-        base.weights_digest()? == before,
-        "a frozen tensor changed while others were tuned"
-    );
-    tuner.check_moved()?;
-    let sites = base.model.sites();
-    let row = tuner.norms.row(sites)?;
-    ensure!(
-        row.iter().all(|value| value.is_finite()),
-        "a norm value is no longer finite"
-    );
-    let norms_moved = (row.iter().zip(&base.row)).filter(|(now, before)| now != before);
-    let attached: usize = base.variables.iter().map(|one| one.var.elem_count()).sum();
-    let moved = norms_moved.count() + attached;
-    Ok(Tuned {
-        row,
-        losses,
-        moved: (moved, tuner.n_trainable()),
-        seconds,
-    })
 }

@@ -5,6 +5,7 @@ use norma_adapters::Scope;
 use serde::{Deserialize, Serialize};
 
 use super::tasks::TaskSpec;
+use crate::extras::Extras;
 use crate::methods::Method;
 use crate::optimizer::{AdamConfig, Schedule};
 use crate::tune::TuneRecipe;
@@ -127,6 +128,7 @@ impl Grid {
             adam: run.adam,
             clip: run.clip,
             checkpoint_layers: false,
+            extras: Extras::default(),
         }
     }
 }

@@ -51,6 +51,7 @@ impl Workplace {
         let tuned = tune(&base, &lessons, &job.recipe, |event| match event {
             Event::Start { trainable: n, .. } => trainable = n,
             Event::Step { done, .. } => progress(done),
+            _ => {}
         })?;
         let (seconds, peak_bytes) = (start.elapsed().as_secs_f64(), peak::bytes());
         drop(lessons);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::adapter::{Card, Surroundings, write};
 use crate::asking::{Asker, Said, adapter_of};
 use crate::batch::{Dialogue, pack};
+use crate::extras::Extras;
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::learner::answer_loss;
@@ -270,6 +271,7 @@ fn a_tuned_adapter_reads_back_and_repeats_to_the_byte() {
         adam: AdamConfig::default(),
         clip: 1.0,
         checkpoint_layers: false,
+        extras: Extras::default(),
     };
     let make = || {
         let tuned = tune(&base, &lessons, &recipe, |_| {}).unwrap();

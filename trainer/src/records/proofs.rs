@@ -25,6 +25,7 @@ use crate::data::imitation::record;
 use crate::data::intake::Options;
 use crate::data::source::Source;
 use crate::data::{DataSet, Record, Split};
+use crate::extras::Extras;
 use crate::folder::{self, Beside, Storage};
 use crate::frozen::FrozenBase;
 use crate::lesson::Lesson;
@@ -206,6 +207,7 @@ fn a_base_learns_a_set_and_an_adapter_turns_most_answers_round() {
         adam: AdamConfig::default(),
         clip: 1.0,
         checkpoint_layers: false,
+        extras: Extras::default(),
     };
     let tuned = tune(&opened.0, &lessons, &tuning, |_| {}).unwrap();
     let turned: Vec<&Record> = part(Split::Validation).collect();
