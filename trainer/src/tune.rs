@@ -408,19 +408,20 @@ impl<'a> Tuner<'a> {
 
     /// Values and moments, as they are kept on disk.
     pub fn slots(&self) -> Result<Vec<SlotState>> {
-        let parts = self.values()?.into_iter().zip(self.optimizer.moments());
-        let slot =
-            |(variable, (value, (mean, square))): (&NamedVar, (Vec<f32>, (&[f32], &[f32])))| {
-                SlotState {
-                    name: variable.name.clone(),
-                    value,
-                    mean: mean.to_vec(),
-                    square: square.to_vec(),
-                    average: None,
-                    best: None,
-                }
-            };
-        Ok(self.variables.iter().zip(parts).map(slot).collect())
+        let values = self.values()?.into_iter();
+        let parts = values.zip(self.optimizer.moments());
+        let mut slots = Vec::with_capacity(self.variables.len());
+        for (variable, (value, (mean, square))) in self.variables.iter().zip(parts) {
+            slots.push(SlotState {
+                name: variable.name.clone(),
+                value,
+                mean: mean.to_vec(),
+                square: square.to_vec(),
+                average: None,
+                best: None,
+            });
+        }
+        Ok(slots)
     }
 
     /// Goes on from values and moments that `steps` steps left.
