@@ -1,6 +1,6 @@
 """Norma's LN-tuning beside PEFT's on one machine: one run, in turns, the same checkpoint, threads and examples.
 
-    /opt/venv/bin/python tests/bench/tune_peers.py CHECKPOINT --norma-train target/release/norma-train --json out.json
+    python tests/bench/tune_peers.py CHECKPOINT --norma-train target/release/norma-train --json out.json
 
 CHECKPOINT is a folder written by `random_llava.py` (`150m-576`). Python needs torch, transformers, peft and numpy. Both
 learn the same norms, those that the answer depends on, with AdamW from the same values on the same pixels and token
